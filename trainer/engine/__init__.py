@@ -1,0 +1,1 @@
+"""Devices, checkpoints, the training loop and scores."""

@@ -1,0 +1,1 @@
+"""Encoders, the U-Net and its losses."""
