@@ -9,3 +9,15 @@ class SeamlineError(Exception):
 
     Commands print the text without a traceback and exit with 42.
     """
+
+
+class Stopped(Exception):
+    """A signal ended the command after everything was saved.
+
+    Commands print the text and exit with 128 + the signal's number, as shells do: 143
+    for SIGTERM, 130 for SIGINT.
+    """
+
+    def __init__(self, signal_number: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_code = 128 + signal_number

@@ -39,8 +39,8 @@ def _gfile(path: str) -> ModuleType:
         except Exception as error:
             raise SeamlineError(
                 f"{path}: this TensorFlow has no file system for '{scheme}://' and "
-                f"tensorflow-io could not add it ({type(error).__name__}); use gs:// or "
-                "a local folder, or: pip install 'seamline[tensorflow-io]'"
+                f"tensorflow-io could not add it ({type(error).__name__}); use gs:// "
+                "or a local folder, or: pip install 'seamline[tensorflow-io]'"
             ) from error
         if scheme not in tf.io.gfile.get_registered_schemes():
             raise SeamlineError(
@@ -63,9 +63,7 @@ def exists(path: str) -> bool:
 
 def size(path: str) -> int:
     """Length of a file in bytes."""
-    return (
-        _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
-    )
+    return _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
 def list_folder(path: str) -> list[str]:

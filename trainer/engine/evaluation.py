@@ -1,0 +1,81 @@
+"""Scores of a model over every example of a split, at its own and at original size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.inputs import Examples
+from trainer.data.records import resize_mask
+from trainer.engine.metrics import confusion_matrix, summary
+from trainer.labels import IGNORE_LABEL
+
+_BATCH = 16
+
+
+def compile_predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16.
+
+    The last batch is filled up, so that one compiled shape serves all.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def labels_of(images: tf.Tensor) -> tf.Tensor:
+        logits = model(tf.cast(images, tf.float32), training=False)
+        return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            missing = _BATCH - len(batch)
+            filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            parts.append(labels_of(filled).numpy()[: len(batch)])
+        return np.concatenate(parts)
+
+    return predict
+
+
+def evaluate(
+    predictions: np.ndarray,
+    examples: Examples,
+    native_truths: Iterable[np.ndarray],
+    *,
+    label_names: Sequence[str],
+) -> dict[str, Any]:
+    """What `scores.json` holds; every example counts once.
+
+    At the original size the predicted labels are enlarged by nearest neighbour.
+
+    Args:
+      predictions: uint8 labels `[N, S, S]`.
+      examples: the N examples.
+      native_truths: N masks at original size, uint8 `[H, W]`.
+      label_names: C names.
+    """
+    classes = len(label_names)
+    native = np.zeros((classes, classes), np.int64)
+    native_images = np.zeros(classes, np.int64)
+    for labels, truth in zip(predictions, native_truths, strict=True):
+        native += confusion_matrix(truth, resize_mask(labels, *truth.shape), classes)
+        native_images += _occurs(truth, classes)
+    confusion = confusion_matrix(examples.masks, predictions, classes)
+    images = sum(_occurs(mask, classes) for mask in examples.masks)
+    count = {"examples": len(examples.ids)}
+    return {
+        **count,
+        **summary(confusion, label_names=label_names, images=images),
+        "native": {
+            **count,
+            **summary(native, label_names=label_names, images=native_images),
+        },
+    }
+
+
+def _occurs(mask: np.ndarray, classes: int) -> np.ndarray:
+    labels = mask[mask != IGNORE_LABEL]
+    return (np.bincount(labels, minlength=classes)[:classes] > 0).astype(np.int64)

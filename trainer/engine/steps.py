@@ -1,0 +1,189 @@
+"""The compiled steps: `strategy.run` inside a `tf.function`, several a host call.
+
+The same code for one device and for many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.data import inputs
+from trainer.data.augment import Policy
+from trainer.data.inputs import Examples
+from trainer.engine.strategy import share_of
+from trainer.labels import IGNORE_LABEL
+from trainer.model.losses import Sum
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained, on what, for how long.
+
+    Attributes:
+      model: float32 `[B, S, S, 3]` -> float32 logits `[B, S, S, C]`, built in scope.
+      optimizer: built in scope on the model's trainable variables.
+      loss: see `trainer.model.losses`.
+      strategy: the devices.
+      train, val: examples.
+      policy: augmentation of the training examples.
+      classes: C.
+      batch_size: global batch.
+      epochs, steps_per_epoch: how long.
+      clip_norm: greatest norm of all gradients together, 0 for no limit.
+      seed: of order and augmentation.
+      run_dir: where it all goes.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    loss: Sum
+    strategy: tf.distribute.Strategy
+    train: Examples
+    val: Examples
+    policy: Policy
+    classes: int
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    clip_norm: float
+    seed: int
+    run_dir: str
+
+
+def training_iterator(job: Job, start: int) -> Iterator:
+    """Batches from step `start` to the end, for the job's strategy."""
+
+    def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        del context
+        return inputs.training_batches(
+            job.train,
+            policy=job.policy,
+            batch_size=job.batch_size,
+            seed=job.seed,
+            start=start,
+            stop=job.epochs * job.steps_per_epoch,
+            share=share_of(job.strategy),
+        )
+
+    return iter(job.strategy.distribute_datasets_from_function(make))
+
+
+def compile_training(job: Job) -> Callable:
+    """(iterator, count, first step) -> loss sum, right, labelled, wait, bad step."""
+    strategy, replicas = job.strategy, job.strategy.num_replicas_in_sync
+    variables = job.model.trainable_variables
+
+    def step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with tf.GradientTape() as tape:
+            logits = job.model(images, training=True)
+            sums = _add_over_replicas(job.loss.sums(logits, masks))
+            loss = job.loss.value(sums)
+            # Every replica holds the whole loss, and the gradient of the sum over
+            # replicas adds their gradients: each takes its part.
+            share = loss / replicas
+        gradients = _clip(tape.gradient(share, variables), job.clip_norm)
+        job.optimizer.apply(gradients, variables)
+        right, labelled = _add_over_replicas(_hits(logits, masks))
+        return loss, right, labelled
+
+    @tf.function
+    def run_steps(
+        iterator: Iterator, count: tf.Tensor, first: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        loss_sum, wait = tf.constant(0.0), tf.constant(0.0, tf.float64)
+        right = labelled = tf.constant(0, tf.int64)
+        bad = tf.constant(-1)
+        for index in tf.range(count):
+            with tf.control_dependencies([loss_sum, wait]):
+                before = tf.timestamp()
+            with tf.control_dependencies([before]):
+                images, masks = next(iterator)
+            with tf.control_dependencies(strategy.experimental_local_results(masks)):
+                wait += tf.timestamp() - before
+            outputs = strategy.run(step, args=(images, masks))
+            loss, hits, pixels = (
+                strategy.experimental_local_results(value)[0] for value in outputs
+            )
+            loss_sum += loss
+            right, labelled = right + hits, labelled + pixels
+            if bad < 0 and not tf.math.is_finite(loss):
+                bad = first + index
+        return loss_sum, right, labelled, wait, bad
+
+    return run_steps
+
+
+def _add_over_replicas(values: Any) -> Any:
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def _clip(gradients: list[tf.Tensor], clip_norm: float) -> list[tf.Tensor]:
+    """Limits the norm of the *global* gradient.
+
+    The optimizer's own clipping sees one replica's part, before parts are added up. So
+    parts are added here, clipped, and divided again for the optimizer to add.
+    """
+    if not clip_norm:
+        return gradients
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    whole = _add_over_replicas(gradients)
+    clipped, _ = tf.clip_by_global_norm(whole, clip_norm)
+    return [gradient / replicas for gradient in clipped]
+
+
+def _hits(logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+    """Right and labelled pixels, int64 scalars."""
+    valid = tf.not_equal(masks, IGNORE_LABEL)
+    right = valid & tf.equal(
+        tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(masks, tf.int32)
+    )
+    return [tf.math.count_nonzero(right), tf.math.count_nonzero(valid)]
+
+
+def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
+    """() -> (confusion matrix int64 `[C, C]`, loss) over all validation examples."""
+    strategy, classes = job.strategy, job.classes
+    dataset = strategy.distribute_datasets_from_function(
+        lambda _: inputs.ordered_batches(
+            job.val, batch_size=job.batch_size, share=share_of(strategy)
+        )
+    )
+
+    def step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        logits = job.model(images, training=False)
+        valid = tf.reshape(tf.not_equal(masks, IGNORE_LABEL), [-1])
+        truth = tf.reshape(tf.cast(masks, tf.int64), [-1])
+        guess = tf.reshape(tf.argmax(logits, axis=-1), [-1])
+        pairs = tf.boolean_mask(truth * classes + guess, valid)
+        counts = tf.math.bincount(
+            tf.cast(pairs, tf.int32), minlength=classes**2, maxlength=classes**2
+        )
+        return _add_over_replicas((counts, job.loss.sums(logits, masks)))
+
+    @tf.function
+    def run_step(images: tf.Tensor, masks: tf.Tensor) -> Any:
+        outputs = strategy.run(step, args=(images, masks))
+        return tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], outputs
+        )
+
+    def validate() -> tuple[np.ndarray, float]:
+        confusion = np.zeros(classes**2, np.int64)
+        totals = None
+        for images, masks in dataset:
+            counts, sums = run_step(images, masks)
+            confusion += counts.numpy()
+            totals = tf.nest.map_structure(tf.add, totals, sums) if totals else sums
+        loss = float(job.loss.value(totals))
+        return confusion.reshape(classes, classes), loss
+
+    return validate

@@ -1,0 +1,157 @@
+"""Flags that several commands share, and how every command runs. No TensorFlow here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from trainer.errors import EXIT_USER_ERROR, SeamlineError, Stopped
+from trainer.recipes import RECIPES, Recipe
+
+# TensorFlow reads this when it is imported. Without a GPU driver it reports at error
+# level that it found none.
+_DRIVER = os.path.exists("/proc/driver/nvidia")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _DRIVER else "3")
+
+_DEFINE = {
+    "int": flags.DEFINE_integer,
+    "float": flags.DEFINE_float,
+    "str": flags.DEFINE_string,
+}
+
+
+def define_recipe_flags() -> None:
+    """One flag for every field of `Recipe`, and `--recipe` itself."""
+    flags.DEFINE_string(
+        "recipe", "default", f"bundle of defaults: {', '.join(RECIPES)}"
+    )
+    for knob in dataclasses.fields(Recipe):
+        values = ", ".join(
+            f"{name}: {getattr(recipe, knob.name)}" for name, recipe in RECIPES.items()
+        )
+        text = f"{knob.metadata['help']} ({values})"
+        _DEFINE[str(knob.type)](knob.name, None, text)
+
+
+def recipe_overrides() -> dict[str, Any]:
+    """Values of the recipe's flags; None where a flag was not given."""
+    return {knob.name: flags.FLAGS[knob.name].value for knob in _recipe_fields()}
+
+
+def _recipe_fields() -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(Recipe)
+
+
+def define_records_flags() -> None:
+    """Where photos come from and records go."""
+    flags.DEFINE_string(
+        "dataset",
+        "auto",
+        "a folder in the layout of Clothing Co-Parsing (CCP); ccp: download that "
+        "dataset; sample: the embedded drawn figures; auto: CCP if it is in "
+        "data/clothing-co-parsing or can be downloaded, else the sample",
+    )
+    flags.DEFINE_string(
+        "records_dir",
+        None,
+        "folder of the TFRecords; made from --dataset unless it holds a valid card "
+        "(default: a folder under records/ named after the dataset)",
+    )
+    flags.DEFINE_integer(
+        "record_size",
+        None,
+        "short side of stored photos in pixels, never enlarged; 0: as they are "
+        "(new records: 256)",
+        lower_bound=0,
+    )
+    flags.DEFINE_float(
+        "split_fraction",
+        None,
+        "share of examples held out for validation (new records: 0.2)",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    flags.DEFINE_integer(
+        "split_seed", None, "seed of the split (new records: 0)", lower_bound=0
+    )
+    flags.DEFINE_bool(
+        "skip_bad", False, "leave bad pairs out (the card lists them), do not refuse"
+    )
+    flags.DEFINE_integer(
+        "workers", 0, "parallel readers at conversion; 0: one a core", lower_bound=0
+    )
+
+
+def records_arguments() -> dict[str, Any]:
+    """The values of `define_records_flags` as keyword arguments."""
+    names = ("dataset", "records_dir", "record_size", "split_fraction", "split_seed")
+    return {name: flags.FLAGS[name].value for name in (*names, "skip_bad", "workers")}
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Runs a command: plain log lines, user errors as one line and exit code 42.
+
+    `main` gets the positional arguments and returns the exit code (None: 0).
+    """
+
+    def guarded(argv: list[str]) -> None:
+        _log_plainly()
+        try:
+            code = main(argv[1:])
+        except SeamlineError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            code = EXIT_USER_ERROR
+        except Stopped as stop:
+            print(stop, file=sys.stderr, flush=True)
+            code = stop.exit_code
+        sys.exit(code or 0)
+
+    app.run(guarded)
+    raise AssertionError("app.run does not return")
+
+
+def _log_plainly() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("seamline")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # TensorFlow's Python side notes every file it saves at info level.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keeps what TensorFlow's C++ side says while it is imported off the terminal.
+
+    Those notes come before its log level is honoured. Import errors are exceptions and
+    still show.
+    """
+    sys.stderr.flush()
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)
+
+
+def refuse_positional(argv: list[str]) -> None:
+    """Refuses arguments that are not flags, so that none is lost in silence.
+
+    Raises:
+      SeamlineError: names the first one.
+    """
+    if argv:
+        raise SeamlineError(f"{argv[0]}: not a flag; values are given as --flag=value")

@@ -1,0 +1,157 @@
+"""Encoder registry: name -> constructor, preprocessing, skip layers by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+
+import keras
+
+from trainer import storage
+from trainer.errors import SeamlineError
+
+_WEIGHTS_HOST = "https://storage.googleapis.com"
+
+# keras.applications.imagenet_utils.preprocess_input, as (scale, offset) of x in 0..255:
+# mode "torch": x / 255, then (x - mean) / std of ImageNet; mode "tf": -1..1.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TORCH = (
+    [1 / 255 / std for std in _STD],
+    [-mean / std for mean, std in zip(_MEAN, _STD, strict=True)],
+)
+_TF = (1 / 127.5, -1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A classification network of `keras.applications` used as an encoder.
+
+    Attributes:
+      constructor: takes `include_top`, `weights`, `input_shape`.
+      skips: names of the layers at strides 2, 4, 8, 16, 32.
+      rescaling: (scale, offset) that maps 0..255 to what the network was trained on.
+      file_prefix: how Keras names the cached ImageNet weights file.
+    """
+
+    constructor: Callable[..., keras.Model]
+    skips: tuple[str, ...]
+    rescaling: tuple[float | list[float], float | list[float]]
+    file_prefix: str
+
+
+ENCODERS = {
+    "densenet121": Encoder(
+        keras.applications.DenseNet121,
+        ("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
+        _TORCH,
+        "densenet121_weights",
+    ),
+    "mobilenetv2": Encoder(
+        keras.applications.MobileNetV2,
+        (
+            "block_1_expand_relu",
+            "block_3_expand_relu",
+            "block_6_expand_relu",
+            "block_13_expand_relu",
+            "block_16_project",
+        ),
+        _TF,
+        "mobilenet_v2_weights",
+    ),
+}
+
+
+def find(name: str) -> Encoder:
+    """The registered encoder.
+
+    Raises:
+      SeamlineError: no encoder of that name.
+    """
+    if name not in ENCODERS:
+        raise SeamlineError(
+            f"--encoder={name}: no such encoder; choose one of {', '.join(ENCODERS)}"
+        )
+    return ENCODERS[name]
+
+
+def _cache_folder() -> str:
+    """Where Keras keeps downloaded weights (its documented `KERAS_HOME`)."""
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    return os.path.join(home, "models")
+
+
+def imagenet_available(name: str) -> bool:
+    """True when Keras has the weights in its cache or their host can be reached."""
+    cache = _cache_folder()
+    cached = os.listdir(cache) if os.path.isdir(cache) else []
+    if any(file.startswith(find(name).file_prefix) for file in cached):
+        return True
+    return storage.reachable(_WEIGHTS_HOST)
+
+
+def resolve_weights(name: str, weights: str) -> str:
+    """`weights` with "auto" settled as "imagenet" or "none".
+
+    Raises:
+      SeamlineError: weights asked for by name that cannot be had.
+    """
+    find(name)
+    if weights == "auto":
+        return "imagenet" if imagenet_available(name) else "none"
+    if weights == "imagenet" and not imagenet_available(name):
+        raise SeamlineError(
+            f"--encoder_weights=imagenet: the weights of {name} are not in "
+            f"{_cache_folder()} and {_WEIGHTS_HOST} cannot be "
+            "reached; connect, give a weights file, or use --encoder_weights=none"
+        )
+    if weights not in ("imagenet", "none") and not storage.exists(weights):
+        raise SeamlineError(
+            f"--encoder_weights={weights}: no such file; give imagenet, none, auto or "
+            "a Keras weights file without the top"
+        )
+    return weights
+
+
+def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
+    """The encoder with five outputs, float `[B, S/2^k, S/2^k, C_k]` for k = 1..5.
+
+    Args:
+      name: a key of `ENCODERS`.
+      image_size: S, height and width of the input.
+      weights: "imagenet", "none" or a weights file, local or remote.
+
+    Raises:
+      SeamlineError: the weights do not fit or cannot be had.
+    """
+    encoder = find(name)
+    try:
+        base = _construct(encoder, image_size, weights)
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SeamlineError(
+            f"--encoder_weights={weights}: cannot be loaded into {name} ({reason}); "
+            "give a Keras weights file of this network without its top"
+        ) from error
+    outputs = [base.get_layer(skip).output for skip in encoder.skips]
+    strides = [image_size // output.shape[1] for output in outputs]
+    if strides != [2, 4, 8, 16, 32]:
+        raise AssertionError(f"{name}: skip strides {strides}")
+    return keras.Model(base.input, outputs, name=name)
+
+
+def _construct(encoder: Encoder, image_size: int, weights: str) -> keras.Model:
+    shape = (image_size, image_size, 3)
+
+    def build(source: str | None) -> keras.Model:
+        return encoder.constructor(include_top=False, weights=source, input_shape=shape)
+
+    if weights in ("imagenet", "none"):
+        return build(None if weights == "none" else weights)
+    if not storage.is_remote(weights):
+        return build(weights)
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, os.path.basename(weights))
+        storage.write_bytes(local, storage.read_bytes(weights))
+        return build(local)

@@ -1,0 +1,150 @@
+"""Losses that are the same for any number of replicas.
+
+A loss is computed in two halves. `sums` adds up, over the pixels of one replica, what
+the loss needs; the loop adds these over all replicas; `value` turns the totals into the
+loss. So means run over the *global* batch: a mean of the replicas' means would weigh
+pixels by how many ignored ones share their replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.errors import SeamlineError
+from trainer.labels import IGNORE_LABEL
+
+_WEIGHT_RANGE = (0.25, 8.0)
+
+
+class CrossEntropy:
+    """Cross-entropy over labelled pixels, `sum(w * ce) / sum(w)`.
+
+    Args:
+      weights: float `[C]`, weight of a pixel by its class.
+    """
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self._weights = tf.constant(weights, tf.float32)
+
+    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> two scalars."""
+        valid = tf.not_equal(masks, IGNORE_LABEL)
+        labels = tf.where(valid, tf.cast(masks, tf.int32), 0)
+        weights = tf.gather(self._weights, labels) * tf.cast(valid, tf.float32)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return [tf.reduce_sum(weights * losses), tf.reduce_sum(weights)]
+
+    def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The totals of `sums` -> the loss, 0 when all pixels are ignored."""
+        return tf.math.divide_no_nan(sums[0], sums[1])
+
+
+class Dice:
+    """Soft Dice loss, averaged over the classes present in the batch.
+
+    `1 - 2 sum(p t) / (sum(p) + sum(t))` (Milletari, Navab, Ahmadi, "V-Net", 2016), p
+    the softmax and t the truth over labelled pixels of the global batch.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+
+    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> three of `[C]`."""
+        logits = tf.reshape(logits, [-1, self._classes])
+        masks = tf.reshape(masks, [-1])
+        valid = tf.not_equal(masks, IGNORE_LABEL)
+        labels = tf.where(valid, tf.cast(masks, tf.int32), 0)
+        weight = tf.cast(valid, tf.float32)
+        softmax = tf.nn.softmax(logits) * weight[:, tf.newaxis]
+        own = tf.gather(softmax, labels, batch_dims=1)
+        both = tf.math.unsorted_segment_sum(own, labels, self._classes)
+        truth = tf.math.unsorted_segment_sum(weight, labels, self._classes)
+        return [both, tf.reduce_sum(softmax, axis=0), truth]
+
+    def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The totals of `sums` -> the loss in 0..1."""
+        both, predicted, truth = sums
+        present = tf.cast(truth > 0, tf.float32)
+        dice = tf.math.divide_no_nan(2 * both, predicted + truth)
+        missing = tf.reduce_sum(present * (1 - dice))
+        return tf.math.divide_no_nan(missing, tf.reduce_sum(present))
+
+
+class Sum:
+    """Sum of losses."""
+
+    def __init__(self, terms: Sequence[CrossEntropy | Dice]) -> None:
+        self._terms = list(terms)
+
+    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[list[tf.Tensor]]:
+        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
+        return [term.sums(logits, masks) for term in self._terms]
+
+    def value(self, sums: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
+        """The totals of `sums` -> the loss."""
+        parts = zip(self._terms, sums, strict=True)
+        return tf.add_n([term.value(part) for term, part in parts])
+
+
+def class_weights(frequencies: Sequence[float], power: float) -> np.ndarray:
+    """`(median / frequency) ** power` within 0.25..8; 1 for a class without pixels.
+
+    Median-frequency balancing (Eigen, Fergus, 2015), softened by the power: at 1 the
+    rarest of CCP's classes would weigh 10^5 times as much as its background.
+
+    Args:
+      frequencies: share of pixels of each of C classes.
+      power: 0 weighs all classes alike.
+
+    Returns:
+      float32 `[C]`.
+    """
+    share = np.asarray(frequencies, np.float64)
+    present = share > 0
+    weights = np.ones(share.shape)
+    if present.any():
+        weights[present] = (np.median(share[present]) / share[present]) ** power
+    return np.clip(weights, *_WEIGHT_RANGE).astype(np.float32)
+
+
+def build_loss(text: str, *, frequencies: Sequence[float], power: float) -> Sum:
+    """Reads `--loss`, such as "weighted_cross_entropy+dice".
+
+    Args:
+      text: names joined by `+`.
+      frequencies: share of each class among the training pixels.
+      power: see `class_weights`.
+
+    Raises:
+      SeamlineError: an unknown name.
+    """
+    classes = len(frequencies)
+    known = {
+        "cross_entropy": lambda: CrossEntropy(np.ones(classes, np.float32)),
+        "weighted_cross_entropy": lambda: CrossEntropy(
+            class_weights(frequencies, power)
+        ),
+        "dice": lambda: Dice(classes),
+    }
+    check_name(text, list(known))
+    return Sum([known[name]() for name in text.split("+")])
+
+
+LOSSES = ("cross_entropy", "weighted_cross_entropy", "dice")
+
+
+def check_name(text: str, known: Sequence[str] = LOSSES) -> None:
+    """Refuses a `--loss` that names no loss.
+
+    Raises:
+      SeamlineError: names it.
+    """
+    for name in text.split("+"):
+        if name not in known:
+            raise SeamlineError(
+                f"--loss={text}: no loss '{name}'; join some of {', '.join(known)} by +"
+            )

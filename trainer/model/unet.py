@@ -1,0 +1,122 @@
+"""The U-Net: a registered encoder, pix2pix upsampling blocks and skip connections."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import keras
+
+from trainer.model import encoders
+
+UPSAMPLE_FILTERS = (512, 256, 128, 64)
+"""Channels of the upsampling blocks, from stride 32 up (the tutorial's)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """All that is needed to build the same model again; saved as `model.json`."""
+
+    encoder: str
+    encoder_training: str
+    preprocessing: str
+    image_size: int
+    batch_norm_momentum: float
+    label_names: list[str]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, the channels of the logits."""
+        return len(self.label_names)
+
+    def to_json(self) -> str:
+        """The specification as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def upsample(
+    filters: int, size: int = 3, *, momentum: float = 0.99, name: str | None = None
+) -> keras.Sequential:
+    """Doubles height and width: Conv2DTranspose, batch norm, ReLU.
+
+    `pix2pix.upsample(filters, size)` of tensorflow_examples, layer by layer: no bias,
+    kernels from a normal distribution of standard deviation 0.02 (Isola et al.,
+    "Image-to-Image Translation with Conditional Adversarial Networks", 2017).
+    """
+    return keras.Sequential(
+        [
+            keras.layers.Conv2DTranspose(
+                filters,
+                size,
+                strides=2,
+                padding="same",
+                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
+                use_bias=False,
+            ),
+            keras.layers.BatchNormalization(momentum=momentum),
+            keras.layers.ReLU(),
+        ],
+        name=name,
+    )
+
+
+def build_model(
+    spec: ModelSpec, *, encoder_weights: str = "none", synchronized: bool = False
+) -> keras.Model:
+    """float32 `[B, S, S, 3]` in 0..255 -> logits float32 `[B, S, S, classes]`.
+
+    Args:
+      spec: what to build.
+      encoder_weights: "imagenet", "none" or a weights file.
+      synchronized: batch norm over the global batch; for more than one replica.
+
+    Raises:
+      SeamlineError: an unknown encoder, or weights that do not fit.
+    """
+    encoder = encoders.build_encoder(
+        spec.encoder, image_size=spec.image_size, weights=encoder_weights
+    )
+    _set_training(encoder, spec)
+    image = keras.Input((spec.image_size, spec.image_size, 3), name="image")
+    scale, offset = encoders.find(spec.encoder).rescaling
+    if spec.preprocessing == "unit":
+        scale, offset = 1 / 255, 0.0
+    x = keras.layers.Rescaling(scale, offset, name="preprocessing")(image)
+    # With training=False batch norm uses its statistics and never updates them, while
+    # its scale and shift still learn.
+    still = {"training": False} if spec.encoder_training == "finetune" else {}
+    *skips, x = encoder(x, **still)
+    for filters, skip in zip(UPSAMPLE_FILTERS, reversed(skips), strict=True):
+        up = upsample(
+            filters, momentum=spec.batch_norm_momentum, name=f"upsample_{filters}"
+        )
+        x = keras.layers.Concatenate()([up(x), skip])
+    logits = keras.layers.Conv2DTranspose(
+        spec.classes, 3, strides=2, padding="same", name="logits"
+    )(x)
+    if logits.dtype != "float32":
+        logits = keras.layers.Activation("linear", dtype="float32")(logits)
+    model = keras.Model(image, logits, name="unet")
+    if synchronized:
+        for layer in batch_norms(model):
+            layer.synchronized = True
+    return model
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """All batch-norm layers of a model, nested ones too."""
+    kind = keras.layers.BatchNormalization
+    return [x for x in model._flatten_layers() if isinstance(x, kind)]
+
+
+def _set_training(encoder: keras.Model, spec: ModelSpec) -> None:
+    if spec.encoder_training == "frozen":
+        encoder.trainable = False
+    elif spec.encoder_training == "full":
+        for layer in batch_norms(encoder):
+            layer.momentum = spec.batch_norm_momentum

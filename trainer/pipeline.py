@@ -1,0 +1,344 @@
+"""The road: dataset -> records -> training -> scores, pictures, report, export."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import trainer
+from trainer import recipes, storage
+from trainer.data import augment, conversion, inputs
+from trainer.data.card import Card
+from trainer.data.inputs import Examples
+from trainer.engine import evaluation, loop, schedules, state
+from trainer.engine.steps import Job
+from trainer.engine.strategy import build_strategy
+from trainer.errors import SeamlineError
+from trainer.model import encoders, losses
+from trainer.model.unet import ModelSpec, build_model
+from trainer.recipes import Recipe
+from trainer.results.export import export_model
+from trainer.results.publish import publish, shown_examples
+
+log = logging.getLogger("seamline")
+
+_UNTRAINED_NOTICE = (
+    "no ImageNet weights could be had; the encoder started from random weights and "
+    "learned in full"
+)
+
+
+def run(
+    *,
+    recipe_name: str,
+    recipe: Recipe,
+    records: dict[str, Any],
+    run_dir: str | None,
+    seed: int,
+    precision: str,
+    strategy: str,
+    num_virtual_devices: int,
+    resume: str,
+) -> None:
+    """Trains, evaluates, reports and exports; goes on with a run that was stopped.
+
+    Args:
+      recipe_name: what `config.json` calls the recipe.
+      recipe: all that shapes the training, checked.
+      records: keyword arguments of `conversion.prepare`.
+      run_dir: where results go; None: a folder under `runs/` named after all that
+        shapes the result, so that the same command finds its run again.
+      seed: of initial weights, order and augmentation.
+      precision: "float32" or "bfloat16" (mixed: float32 weights and logits).
+      strategy, num_virtual_devices: see `build_strategy`.
+      resume: "auto", "never" or "must".
+
+    Raises:
+      SeamlineError: a value, file or folder that only the user can mend.
+      Stopped: by a signal, after saving.
+    """
+    losses.check_name(recipe.loss)
+    encoders.find(recipe.encoder)
+    records_dir, card, notice = conversion.prepare(**records)
+    recipe, fallback = _settle(recipe)
+    notices = [text for text in (notice, fallback) if text]
+    devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
+    identity = _identity(recipe, seed, precision, card)
+    run_dir = run_dir or _default_run_dir(card, recipe_name, identity)
+    _open_run(run_dir, identity, resume)
+    _write_config(run_dir, recipe_name, recipe, identity, records_dir, devices, notices)
+
+    keras.config.set_dtype_policy(
+        "float32" if precision == "float32" else f"mixed_{precision}"
+    )
+    size = recipe.image_size
+    train, val = (
+        inputs.load(records_dir, card, split, image_size=size)
+        for split in ("train", "val")
+    )
+    job = _build_job(run_dir, recipe, card, seed, devices, train, val)
+    loop.train(job)
+    _conclude(run_dir, recipe, card, records_dir, train, val, seed, notices)
+
+
+def _settle(recipe: Recipe) -> tuple[Recipe, str]:
+    """Settles what the recipe leaves to the circumstances; says when it fell back."""
+    weights = encoders.resolve_weights(recipe.encoder, recipe.encoder_weights)
+    random = weights == "none"
+    fell_back = random and recipe.encoder_weights == "auto"
+    training = recipe.encoder_training
+    if training == "auto" or fell_back:
+        training = "full" if random else "finetune"
+    if fell_back:
+        log.info("Encoder: %s", _UNTRAINED_NOTICE)
+    recipe = dataclasses.replace(
+        recipe, encoder_weights=weights, encoder_training=training
+    )
+    return recipe, _UNTRAINED_NOTICE if fell_back else ""
+
+
+def _identity(recipe: Recipe, seed: int, precision: str, card: Card) -> dict[str, Any]:
+    """All that shapes the result: a run may go on only where all of it is the same."""
+    return {
+        **dataclasses.asdict(recipe),
+        "seed": seed,
+        "precision": precision,
+        "records_fingerprint": card.fingerprint,
+    }
+
+
+def _default_run_dir(card: Card, recipe_name: str, identity: dict[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True)
+    short = hashlib.sha256(text.encode()).hexdigest()[:8]
+    parts = (card.source["name"], identity["encoder"], recipe_name, short)
+    return os.path.join("runs", "-".join(parts).replace(" ", "-"))
+
+
+def _open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
+    """Refuses a run directory that holds another run.
+
+    Raises:
+      SeamlineError: what differs; or `resume` forbids what would happen.
+    """
+    path = storage.join(run_dir, "config.json")
+    there = storage.exists(path)
+    if there and resume == "never":
+        raise SeamlineError(
+            f"--resume=never: {run_dir} holds a run; choose another --run_dir"
+        )
+    if not there and resume == "must":
+        raise SeamlineError(f"--resume=must: {run_dir} holds no run to go on with")
+    if not there:
+        return
+    before = json.loads(storage.read_text(path))["identity"]
+    names = sorted({*before, *identity})
+    differing = [
+        f"{name}: {before.get(name)} there, {identity.get(name)} now"
+        for name in names
+        if before.get(name) != identity.get(name)
+    ]
+    if differing:
+        raise SeamlineError(
+            f"--run_dir={run_dir}: holds another run ({'; '.join(differing)}); "
+            "choose another --run_dir or give the same values"
+        )
+
+
+def _write_config(
+    run_dir: str,
+    recipe_name: str,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    records_dir: str,
+    devices: tf.distribute.Strategy,
+    notices: list[str],
+) -> None:
+    config = {
+        "recipe": recipe_name,
+        **identity,
+        "recipe_values": dataclasses.asdict(recipes.RECIPES[recipe_name]),
+        "identity": identity,
+        "run_dir": run_dir,
+        "records_dir": records_dir,
+        "command": " ".join(["python -m trainer.task", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
+        "device": f"{type(devices).__name__} on {devices.num_replicas_in_sync}",
+        "cpus": os.cpu_count(),
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+            for gpu in tf.config.list_physical_devices("GPU")
+        ],
+        "seamline_version": trainer.__version__,
+        "tensorflow_version": tf.__version__,
+        "keras_version": keras.__version__,
+        "commit": _commit(),
+        "notices": notices,
+    }
+    storage.make_folder(run_dir)
+    storage.write_text(
+        storage.join(run_dir, "config.json"), json.dumps(config, indent=1) + "\n"
+    )
+    log.info("Run: %s", run_dir)
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout; None for an installed package."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if not os.path.isdir(os.path.join(root, ".git")):
+        return None
+    command = ["git", "-C", root, "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _build_job(
+    run_dir: str,
+    recipe: Recipe,
+    card: Card,
+    seed: int,
+    devices: tf.distribute.Strategy,
+    train: Examples,
+    val: Examples,
+) -> Job:
+    policy = augment.find(recipe.augment)
+    steps = recipe.steps_per_epoch or math.ceil(
+        len(train.ids) * policy.copies / recipe.batch_size
+    )
+    spec = _spec(recipe, card)
+    storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
+    keras.utils.set_random_seed(seed)
+    with devices.scope():
+        model = build_model(
+            spec,
+            encoder_weights=recipe.encoder_weights,
+            synchronized=devices.num_replicas_in_sync > 1,
+        )
+        optimizer = schedules.build_optimizer(
+            recipe.optimizer,
+            learning_rate=recipe.learning_rate,
+            schedule=recipe.schedule,
+            total_steps=steps * recipe.epochs,
+            weight_decay=recipe.weight_decay,
+        )
+        optimizer.build(model.trainable_variables)
+    learned = sum(math.prod(x.shape) for x in model.trainable_variables)
+    log.info(
+        "Model: %s U-Net at %d², %s encoder, %d parameters, %d of them learn; "
+        "%d steps of %d examples an epoch",
+        recipe.encoder,
+        recipe.image_size,
+        recipe.encoder_training,
+        model.count_params(),
+        learned,
+        steps,
+        recipe.batch_size,
+    )
+    return Job(
+        model=model,
+        optimizer=optimizer,
+        loss=losses.build_loss(
+            recipe.loss,
+            frequencies=card.frequencies("train"),
+            power=recipe.class_weight_power,
+        ),
+        strategy=devices,
+        train=train,
+        val=val,
+        policy=policy,
+        classes=spec.classes,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        steps_per_epoch=steps,
+        clip_norm=recipe.clip_norm,
+        seed=seed,
+        run_dir=run_dir,
+    )
+
+
+def _spec(recipe: Recipe, card: Card) -> ModelSpec:
+    return ModelSpec(
+        encoder=recipe.encoder,
+        encoder_training=recipe.encoder_training,
+        preprocessing=recipe.preprocessing,
+        image_size=recipe.image_size,
+        batch_norm_momentum=recipe.batch_norm_momentum,
+        label_names=card.label_names,
+    )
+
+
+def _conclude(
+    run_dir: str,
+    recipe: Recipe,
+    card: Card,
+    records_dir: str,
+    train: Examples,
+    val: Examples,
+    seed: int,
+    notices: list[str],
+) -> None:
+    """Scores, export, pictures and report of the best model."""
+    spec = _spec(recipe, card)
+    keras.utils.set_random_seed(seed)
+    model = build_model(spec, encoder_weights=recipe.encoder_weights)
+    picked = shown_examples(len(val.ids))
+    untrained = evaluation.compile_predictor(model)(val.images[picked])
+    state.load_best(run_dir, model)
+    trained = evaluation.compile_predictor(model)(val.images)
+    truths = inputs.native_masks(records_dir, card, "val")
+    scores = evaluation.evaluate(trained, val, truths, label_names=card.label_names)
+    storage.write_text(storage.join(run_dir, "scores.json"), json.dumps(scores) + "\n")
+    export_model(model, spec, storage.join(run_dir, "export"))
+    publish(
+        run_dir,
+        model=model,
+        spec=spec,
+        card=card.to_dict(),
+        scores=scores,
+        train=train,
+        val=val,
+        untrained=untrained,
+        trained=trained,
+        notices=notices,
+    )
+    log_scores(scores, split="val")
+    log.info("Done: open %s", storage.join(run_dir, "report.html"))
+    for notice in notices:
+        log.info("Note: %s", notice)
+
+
+def log_scores(scores: dict[str, Any], *, split: str) -> None:
+    """Two lines: the model and, beside it, background predicted everywhere."""
+    for name, row in (
+        ("model", scores),
+        ("all background", scores["background_baseline"]),
+    ):
+        log.info(
+            "Scores on %d %s examples, %s: accuracy %.3f, foreground %.3f, mean IoU "
+            "%.3f, mean recall %.3f",
+            scores["examples"],
+            split,
+            name,
+            *(
+                row[key]
+                for key in (
+                    "pixel_accuracy",
+                    "foreground_accuracy",
+                    "mean_iou",
+                    "mean_recall",
+                )
+            ),
+        )

@@ -1,0 +1,163 @@
+"""Named recipes: bundles of defaults, one declaration per knob.
+
+Every field of `Recipe` is a flag of the commands that train (see `trainer.flags`); a
+flag that is given overrides the recipe's value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from trainer.errors import SeamlineError
+
+
+def _knob(text: str, *choices: str) -> Any:
+    return dataclasses.field(metadata={"help": text, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that shapes a training besides its data, seed and devices."""
+
+    encoder: str = _knob("pretrained network that reads the image; see the README")
+    encoder_weights: str = _knob(
+        "imagenet, none, a weights file (local or gs://), or auto: imagenet if it can "
+        "be had, else random weights and an encoder that learns in full"
+    )
+    encoder_training: str = _knob(
+        "frozen: the encoder stays as it is; finetune: its weights learn, its "
+        "batch-norm statistics stay; full: all of it learns; auto: finetune with "
+        "given weights, full with random ones",
+        *("auto", "frozen", "finetune", "full"),
+    )
+    preprocessing: str = _knob(
+        "what the model does with pixels first: encoder: as the encoder was "
+        "pretrained; unit: divide by 255, as the tutorial does",
+        *("encoder", "unit"),
+    )
+    image_size: int = _knob("height and width of the model's input, a multiple of 32")
+    batch_size: int = _knob("global batch: examples a step over all replicas")
+    epochs: int = _knob("how many times to train, validate, log and save")
+    steps_per_epoch: int = _knob("steps an epoch; 0: as many as see all examples once")
+    augment: str = _knob("augmentation policy", "none", "tutorial", "random")
+    loss: str = _knob(
+        "sum of terms joined by +: cross_entropy, weighted_cross_entropy, dice"
+    )
+    class_weight_power: float = _knob(
+        "weighted_cross_entropy weighs a class by (median / its frequency) ** power"
+    )
+    optimizer: str = _knob("optimizer", "rmsprop", "adam", "adamw", "sgd")
+    learning_rate: float = _knob("learning rate, the highest one of a schedule")
+    schedule: str = _knob(
+        "course of the learning rate: constant, or cosine: a short warm-up, then down "
+        "to zero at the last step",
+        *("constant", "cosine"),
+    )
+    weight_decay: float = _knob("decoupled weight decay of adamw")
+    clip_norm: float = _knob("greatest norm of all gradients together; 0: no limit")
+    batch_norm_momentum: float = _knob(
+        "how much of the old batch-norm statistics each step keeps"
+    )
+
+
+_DEFAULT = Recipe(
+    encoder="densenet121",
+    encoder_weights="auto",
+    encoder_training="auto",
+    preprocessing="encoder",
+    image_size=128,
+    batch_size=16,
+    epochs=50,
+    steps_per_epoch=0,
+    augment="random",
+    loss="weighted_cross_entropy+dice",
+    class_weight_power=0.35,
+    optimizer="adamw",
+    learning_rate=7e-4,
+    schedule="cosine",
+    weight_decay=1e-4,
+    clip_norm=1.0,
+    # Statistics kept at 0.99 need some 500 steps to forget their start; a short run on
+    # a small set has 100.
+    batch_norm_momentum=0.9,
+)
+
+RECIPES = {
+    "default": _DEFAULT,
+    # The article's own values: "Getting Started With Semantic Segmentation Using
+    # TensorFlow Keras"; 12 steps are 800 // 64 of its training photos.
+    "tutorial": dataclasses.replace(
+        _DEFAULT,
+        encoder_training="frozen",
+        preprocessing="unit",
+        batch_size=64,
+        steps_per_epoch=12,
+        augment="tutorial",
+        loss="cross_entropy",
+        optimizer="rmsprop",
+        learning_rate=1e-3,
+        schedule="constant",
+        weight_decay=0.0,
+        clip_norm=0.0,
+        batch_norm_momentum=0.99,
+    ),
+}
+
+
+def resolve(name: str, overrides: dict[str, Any]) -> Recipe:
+    """The recipe of that name with `overrides` (None: keep the recipe's value).
+
+    Raises:
+      SeamlineError: an unknown recipe or a value that cannot work.
+    """
+    if name not in RECIPES:
+        raise SeamlineError(
+            f"--recipe={name}: no such recipe; choose one of {', '.join(RECIPES)}"
+        )
+    given = {knob: value for knob, value in overrides.items() if value is not None}
+    recipe = dataclasses.replace(RECIPES[name], **given)
+    check(recipe)
+    return recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Refuses values that cannot work, before anything is read or written.
+
+    Raises:
+      SeamlineError: names the flag, the value and what would do.
+    """
+    size = recipe.image_size
+    if size < 32 or size % 32:
+        low = max(size // 32 * 32, 32)
+        raise SeamlineError(
+            f"--image_size={size}: must be a multiple of 32, since the encoder halves "
+            f"it five times; nearest: {low} or {low + 32}"
+        )
+    for knob, least in (
+        ("batch_size", 1),
+        ("epochs", 1),
+        ("steps_per_epoch", 0),
+        ("weight_decay", 0),
+        ("clip_norm", 0),
+        ("class_weight_power", 0),
+    ):
+        if getattr(recipe, knob) < least:
+            raise SeamlineError(
+                f"--{knob}={getattr(recipe, knob)}: must be at least {least}"
+            )
+    if not recipe.learning_rate > 0:
+        raise SeamlineError(
+            f"--learning_rate={recipe.learning_rate}: must be greater than 0"
+        )
+    if not 0 <= recipe.batch_norm_momentum < 1:
+        raise SeamlineError(
+            f"--batch_norm_momentum={recipe.batch_norm_momentum}: must lie in [0, 1)"
+        )
+    for knob in dataclasses.fields(Recipe):
+        choices = knob.metadata["choices"]
+        value = getattr(recipe, knob.name)
+        if choices and value not in choices:
+            raise SeamlineError(
+                f"--{knob.name}={value}: choose one of {', '.join(choices)}"
+            )

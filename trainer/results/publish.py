@@ -1,0 +1,113 @@
+"""Pictures and report of a finished run, written into its directory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainer import storage
+from trainer.data.inputs import Examples
+from trainer.engine.state import read_history
+from trainer.model.unet import ModelSpec
+from trainer.results import diagram, figures, report
+
+EXAMPLES_SHOWN = 6
+
+
+def shown_examples(count: int) -> np.ndarray:
+    """Which of `count` examples pictures show: evenly spread, int `[<= 6]`."""
+    return np.unique(np.linspace(0, count - 1, EXAMPLES_SHOWN).astype(int))
+
+
+def publish(
+    run_dir: str,
+    *,
+    model: keras.Model,
+    spec: ModelSpec,
+    card: dict[str, Any],
+    scores: dict[str, Any],
+    train: Examples,
+    val: Examples,
+    untrained: np.ndarray,
+    trained: np.ndarray,
+    notices: list[str],
+) -> None:
+    """Writes `figures/*.png` and `report.html`.
+
+    Args:
+      run_dir: of the run.
+      model, spec: the trained model.
+      card: contents of the dataset card.
+      scores: contents of `scores.json`.
+      train, val: the examples.
+      untrained: uint8 labels `[K, S, S]` of the model before training, for
+        `shown_examples`.
+      trained: uint8 labels `[N, S, S]` for all of `val`.
+      notices: what must be said of the results.
+    """
+    history = read_history(run_dir)
+    picked, names = shown_examples(len(val.ids)), spec.label_names
+    some = shown_examples(len(train.ids))
+    pictures = {
+        "samples": figures.sample_sheet(
+            train.images[some], train.masks[some], names, title="Training examples"
+        ),
+        "predictions": figures.prediction_sheet(
+            val.images[picked],
+            val.masks[picked],
+            {"untrained": untrained, "trained": trained[picked]},
+            names,
+            title="Validation examples",
+        ),
+        "curves": figures.curves(
+            history,
+            background_accuracy=scores["background_baseline"]["pixel_accuracy"],
+            title="Training",
+        ),
+        "classes": figures.class_bars(scores["per_class"], title="IoU by class"),
+        "model": diagram.model_diagram(
+            _stages(model, spec), parameters=_parameters(model), title="The network"
+        ),
+    }
+    folder = storage.join(run_dir, "figures")
+    storage.make_folder(folder)
+    for name, picture in pictures.items():
+        storage.write_bytes(storage.join(folder, f"{name}.png"), picture)
+    page = report.render_report(
+        config=json.loads(storage.read_text(storage.join(run_dir, "config.json"))),
+        history=history,
+        scores=scores,
+        card=card,
+        figures=pictures,
+        notices=notices,
+    )
+    storage.write_text(storage.join(run_dir, "report.html"), page)
+
+
+def _stages(model: keras.Model, spec: ModelSpec) -> list[dict[str, Any]]:
+    """The network from top to bottom and up again, as `model_diagram` takes it."""
+    size = spec.image_size
+    stages = [{"name": "image", "side": "input", "shape": [size, size, 3]}]
+    encoder = model.get_layer(spec.encoder)
+    for output in encoder.outputs:
+        # A Keras tensor's name is its layer's.
+        layer = output._keras_history.operation.name
+        stages.append(
+            {"name": layer, "side": "encoder", "shape": list(output.shape[1:])}
+        )
+    for layer in model.layers:
+        if layer.name.startswith("upsample_"):
+            shape = list(layer.output.shape[1:])
+            stages.append({"name": layer.name, "side": "decoder", "shape": shape})
+    stages.append(
+        {"name": "logits", "side": "output", "shape": [size, size, spec.classes]}
+    )
+    return stages
+
+
+def _parameters(model: keras.Model) -> dict[str, int]:
+    learned = sum(int(np.prod(x.shape)) for x in model.trainable_variables)
+    return {"total": model.count_params(), "trainable": learned}

@@ -1,0 +1,75 @@
+"""Train: photos and masks in, a trained, scored and exported model out.
+
+    python -m trainer.task --epochs=5
+    python -m trainer.task --dataset=/data/clothing-co-parsing --run_dir=runs/first
+
+The same command goes on with a run that was stopped. Exit codes: 0 done; 42 something
+only you can mend; 143 stopped by SIGTERM after saving.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from trainer import flags as shared
+from trainer import recipes
+
+shared.define_records_flags()
+shared.define_recipe_flags()
+
+_RUN_DIR = flags.DEFINE_string(
+    "run_dir",
+    None,
+    "folder of the results, local or gs:// (default: a folder under runs/ named after "
+    "dataset, encoder, recipe and a digest of all values)",
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "seed of initial weights, order and augmentation", lower_bound=0
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16"],
+    "numbers to compute in; bfloat16 keeps weights, losses and logits in float32",
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "one_device", "mirrored"],
+    "devices: auto: all GPUs of this machine, else its CPU",
+)
+_VIRTUAL = flags.DEFINE_integer(
+    "num_virtual_devices",
+    0,
+    "split the CPU into so many devices, to try mirrored training without GPUs",
+    lower_bound=0,
+)
+_RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never", "must"],
+    "whether to go on with a run that is in --run_dir",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Flags, then one call."""
+    shared.refuse_positional(argv)
+    recipe = recipes.resolve(flags.FLAGS.recipe, shared.recipe_overrides())
+    with shared.quiet_imports():
+        from trainer import pipeline
+    pipeline.run(
+        recipe_name=flags.FLAGS.recipe,
+        recipe=recipe,
+        records=shared.records_arguments(),
+        run_dir=_RUN_DIR.value,
+        seed=_SEED.value,
+        precision=_PRECISION.value,
+        strategy=_STRATEGY.value,
+        num_virtual_devices=_VIRTUAL.value,
+        resume=_RESUME.value,
+    )
+
+
+if __name__ == "__main__":
+    shared.run(main)
