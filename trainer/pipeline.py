@@ -19,7 +19,7 @@ import tensorflow as tf
 import trainer
 from trainer import recipes, storage
 from trainer.data import augment, conversion, inputs
-from trainer.data.card import Card
+from trainer.data.card import Card, read_card
 from trainer.data.inputs import Examples
 from trainer.engine import evaluation, loop, schedules, state
 from trainer.engine.steps import Job
@@ -318,6 +318,46 @@ def _conclude(
     log.info("Done: open %s", storage.join(run_dir, "report.html"))
     for notice in notices:
         log.info("Note: %s", notice)
+
+
+def evaluate_run(
+    *, run_dir: str, records_dir: str | None, split: str, output: str | None
+) -> dict[str, Any]:
+    """Scores the best model of a run on a split of records; prints two lines.
+
+    Args:
+      run_dir: of the run.
+      records_dir: None: those it was trained on.
+      split: "train" or "val"; original-size masks are stored for "val" only, so
+        `native` scores of "train" are at the record size.
+      output: JSON file for what `scores.json` holds, or None.
+
+    Returns:
+      The scores.
+
+    Raises:
+      SeamlineError: no such run or records, or records of other classes.
+    """
+    model, spec = state.load_model(run_dir)
+    config = json.loads(storage.read_text(storage.join(run_dir, "config.json")))
+    records_dir = records_dir or config["records_dir"]
+    card = read_card(records_dir)
+    if card.label_names != spec.label_names:
+        raise SeamlineError(
+            f"--records_dir={records_dir}: its {len(card.label_names)} classes are not "
+            f"the {spec.classes} of the model in {run_dir}"
+        )
+    examples = inputs.load(records_dir, card, split, image_size=spec.image_size)
+    scores = evaluation.evaluate(
+        evaluation.compile_predictor(model)(examples.images),
+        examples,
+        inputs.native_masks(records_dir, card, split),
+        label_names=card.label_names,
+    )
+    if output:
+        storage.write_text(output, json.dumps(scores) + "\n")
+    log_scores(scores, split=split)
+    return scores
 
 
 def log_scores(scores: dict[str, Any], *, split: str) -> None:

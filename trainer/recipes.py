@@ -26,9 +26,9 @@ class Recipe:
         "be had, else random weights and an encoder that learns in full"
     )
     encoder_training: str = _knob(
-        "frozen: the encoder stays as it is; finetune: its weights learn, its "
-        "batch-norm statistics stay; full: all of it learns; auto: finetune with "
-        "given weights, full with random ones",
+        "frozen: the encoder stays as it is; finetune: its kernels learn, its batch "
+        "norms stay; full: all of it learns; auto: finetune with given weights, full "
+        "with random ones",
         *("auto", "frozen", "finetune", "full"),
     )
     preprocessing: str = _knob(

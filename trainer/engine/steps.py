@@ -167,6 +167,9 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
         counts = tf.math.bincount(
             tf.cast(pairs, tf.int32), minlength=classes**2, maxlength=classes**2
         )
+        # TensorFlow keeps int32 on the host, and adds up over replicas either host or
+        # device values.
+        counts = tf.cast(counts, tf.int64)
         return _add_over_replicas((counts, job.loss.sums(logits, masks)))
 
     @tf.function

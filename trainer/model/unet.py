@@ -87,10 +87,7 @@ def build_model(
     if spec.preprocessing == "unit":
         scale, offset = 1 / 255, 0.0
     x = keras.layers.Rescaling(scale, offset, name="preprocessing")(image)
-    # With training=False batch norm uses its statistics and never updates them, while
-    # its scale and shift still learn.
-    still = {"training": False} if spec.encoder_training == "finetune" else {}
-    *skips, x = encoder(x, **still)
+    *skips, x = encoder(x)
     for filters, skip in zip(UPSAMPLE_FILTERS, reversed(skips), strict=True):
         up = upsample(
             filters, momentum=spec.batch_norm_momentum, name=f"upsample_{filters}"
@@ -115,8 +112,10 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
 
 
 def _set_training(encoder: keras.Model, spec: ModelSpec) -> None:
-    if spec.encoder_training == "frozen":
-        encoder.trainable = False
-    elif spec.encoder_training == "full":
-        for layer in batch_norms(encoder):
+    encoder.trainable = spec.encoder_training != "frozen"
+    for layer in batch_norms(encoder):
+        if spec.encoder_training == "full":
             layer.momentum = spec.batch_norm_momentum
+        else:
+            # Keras runs an untrainable batch norm on its statistics, even in training.
+            layer.trainable = False

@@ -12,7 +12,7 @@ from trainer import storage
 from trainer.data.inputs import Examples
 from trainer.engine.state import read_history
 from trainer.model.unet import ModelSpec
-from trainer.results import diagram, figures, report
+from trainer.results import charts, diagram, figures, report
 
 EXAMPLES_SHOWN = 6
 
@@ -62,12 +62,12 @@ def publish(
             names,
             title="Validation examples",
         ),
-        "curves": figures.curves(
+        "curves": charts.curves(
             history,
             background_accuracy=scores["background_baseline"]["pixel_accuracy"],
             title="Training",
         ),
-        "classes": figures.class_bars(scores["per_class"], title="IoU by class"),
+        "classes": charts.class_bars(scores["per_class"], title="IoU by class"),
         "model": diagram.model_diagram(
             _stages(model, spec), parameters=_parameters(model), title="The network"
         ),

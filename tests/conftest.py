@@ -1,0 +1,64 @@
+"""Small real datasets that several tests read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from trainer.data import conversion, sample, sources
+
+# Two logical CPUs, so that two replicas can be tested in this process; TensorFlow
+# allows the split only before its first op.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CCP-like folder of 14 drawn figures; tests must not change it."""
+    folder = tmp_path_factory.mktemp("drawn") / "figures"
+    sample.write_sample(str(folder), count=14, seed=3)
+    return folder
+
+
+@pytest.fixture
+def dataset(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of `drawn` to spoil."""
+    return Path(shutil.copytree(drawn, tmp_path / "figures"))
+
+
+@pytest.fixture(scope="session")
+def records_dir(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`drawn` as records: 11 train, 3 val; tests must not change it."""
+    folder = tmp_path_factory.mktemp("records") / "drawn"
+    source = sources.open_folder(str(drawn), name="drawn")
+    conversion.convert(source, str(folder), **conversion.NEW_RECORDS)
+    return folder
+
+
+def run_command(
+    *arguments: str, cwd: Path, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m trainer.…` as a user would, in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

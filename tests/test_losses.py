@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.errors import SeamlineError
+from trainer.model import losses
+
+CLASSES = 6
+
+
+def batch(seed: int = 0, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Random logits; masks with ignored pixels and absent classes."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 3, (size, 5, 7, CLASSES)).astype(np.float32)
+    masks = random.choice([0, 1, 2, 4, 255], (size, 5, 7)).astype(np.uint8)
+    return logits, masks
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponent = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponent / exponent.sum(-1, keepdims=True)
+
+
+def value(
+    loss: losses.CrossEntropy | losses.Dice | losses.Sum, *pair: np.ndarray
+) -> float:
+    return float(loss.value(loss.sums(*(tf.constant(x) for x in pair))))
+
+
+def numpy_cross_entropy(
+    logits: np.ndarray, masks: np.ndarray, weights: np.ndarray
+) -> float:
+    valid = masks != 255
+    chance = softmax(logits.astype(np.float64))[valid]
+    labels = masks[valid]
+    own = chance[np.arange(len(labels)), labels]
+    return float((weights[labels] * -np.log(own)).sum() / weights[labels].sum())
+
+
+def numpy_dice(logits: np.ndarray, masks: np.ndarray) -> float:
+    valid = masks != 255
+    chance, truth = softmax(logits.astype(np.float64))[valid], masks[valid]
+    parts = []
+    for label in np.unique(truth):
+        own = truth == label
+        both = chance[own, label].sum()
+        parts.append(1 - 2 * both / (chance[:, label].sum() + own.sum()))
+    return float(np.mean(parts))
+
+
+def test_cross_entropy_equals_numpy_with_and_without_weights() -> None:
+    logits, masks = batch()
+    for weights in (np.ones(CLASSES), np.arange(1.0, CLASSES + 1)):
+        ours = value(losses.CrossEntropy(weights), logits, masks)
+        assert ours == pytest.approx(numpy_cross_entropy(logits, masks, weights), 1e-5)
+
+
+def test_dice_equals_numpy_over_the_classes_present() -> None:
+    logits, masks = batch()
+    ours = value(losses.Dice(CLASSES), logits, masks)
+    assert ours == pytest.approx(numpy_dice(logits, masks), rel=1e-5)
+
+
+def test_what_replicas_add_up_is_the_loss_of_the_global_batch() -> None:
+    logits, masks = batch()
+    masks[:3] = 255
+    loss = losses.build_loss(
+        "weighted_cross_entropy+dice", frequencies=[0.5, 0.2, 0.1, 0, 0.1, 0.1], power=1
+    )
+    parts = [loss.sums(logits[rows], masks[rows]) for rows in (slice(4), slice(4, 8))]
+    together = tf.nest.map_structure(tf.add, *parts)
+    assert float(loss.value(together)) == pytest.approx(
+        value(loss, logits, masks), rel=1e-6
+    )
+
+
+def test_ignored_pixels_have_no_gradient() -> None:
+    logits, masks = batch()
+    loss = losses.build_loss("cross_entropy+dice", frequencies=[1] * CLASSES, power=0)
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        result = loss.value(loss.sums(variable, tf.constant(masks)))
+    gradient = tape.gradient(result, variable).numpy()
+    assert np.abs(gradient[masks == 255]).max() == 0
+    assert np.abs(gradient[masks != 255]).max() > 0
+
+
+def test_gradients_equal_numerical_ones() -> None:
+    logits, masks = batch(size=1)
+    loss = losses.build_loss("cross_entropy+dice", frequencies=[1] * CLASSES, power=0)
+
+    def of(changed: tf.Tensor) -> tf.Tensor:
+        return loss.value(loss.sums(changed, tf.constant(masks)))
+
+    theory, numeric = tf.test.compute_gradient(of, [tf.constant(logits)], delta=1e-2)
+    np.testing.assert_allclose(theory[0], numeric[0], atol=2e-4)
+
+
+def test_a_batch_of_ignored_pixels_has_loss_zero() -> None:
+    logits, masks = batch()
+    loss = losses.build_loss("cross_entropy+dice", frequencies=[1] * CLASSES, power=0)
+    assert value(loss, logits, np.full_like(masks, 255)) == 0
+
+
+def test_class_weights_raise_rare_classes_within_bounds() -> None:
+    weights = losses.class_weights([0.7, 0.2, 0.1, 0.0, 1e-9], power=0.5)
+    median = np.median([0.7, 0.2, 0.1, 1e-9])
+    np.testing.assert_allclose(weights[:3], np.sqrt(median / [0.7, 0.2, 0.1]), 1e-6)
+    assert weights[3] == 1
+    assert weights[4] == 8
+    np.testing.assert_array_equal(losses.class_weights([0.9, 0.1], 0), [1, 1])
+
+
+def test_an_unknown_loss_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SeamlineError, match="no loss 'focal'.*cross_entropy"):
+        losses.build_loss("dice+focal", frequencies=[1, 1], power=0)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from trainer.engine import evaluation, metrics
+
+CLASSES = 9
+
+
+def truth_and_guess(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """With ignored pixels, classes absent from the truth and from the prediction."""
+    random = np.random.default_rng(seed)
+    truth = random.choice([0, 1, 2, 3, 5, 8, 255], (4, 20, 30)).astype(np.uint8)
+    guess = random.integers(0, CLASSES - 1, truth.shape).astype(np.uint8)
+    agree = random.random(truth.shape) < 0.5
+    guess[agree & (truth != 255)] = truth[agree & (truth != 255)]
+    guess[guess == 3] = 2
+    return truth, guess
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_confusion_matrix_is_scikit_learns_without_ignored_pixels(
+    seed: int,
+) -> None:
+    truth, guess = truth_and_guess(seed)
+    valid = truth != 255
+    theirs = sklearn.metrics.confusion_matrix(
+        truth[valid], guess[valid], labels=range(CLASSES)
+    )
+    ours = metrics.confusion_matrix(truth, guess, CLASSES)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_scikit_learns(seed: int) -> None:
+    truth, guess = truth_and_guess(seed)
+    ours = metrics.scores(metrics.confusion_matrix(truth, guess, CLASSES))
+    valid = truth != 255
+    pair = truth[valid], guess[valid]
+    present = np.unique(pair[0])
+    foreground = pair[0] > 0
+    theirs = {
+        "pixel_accuracy": sklearn.metrics.accuracy_score(*pair),
+        "foreground_accuracy": sklearn.metrics.accuracy_score(
+            pair[0][foreground], pair[1][foreground]
+        ),
+        "mean_iou": sklearn.metrics.jaccard_score(
+            *pair, labels=present, average="macro"
+        ),
+        "mean_iou_all": sklearn.metrics.jaccard_score(
+            *pair, labels=range(CLASSES), average="macro", zero_division=0
+        ),
+        "mean_recall": sklearn.metrics.recall_score(
+            *pair, labels=present, average="macro"
+        ),
+        "mean_f1": sklearn.metrics.f1_score(*pair, labels=present, average="macro"),
+    }
+    assert ours == pytest.approx(theirs)
+
+
+def test_the_summary_has_the_all_background_row_beside() -> None:
+    truth, guess = truth_and_guess(0)
+    confusion = metrics.confusion_matrix(truth, guess, CLASSES)
+    names = [f"class {label}" for label in range(CLASSES)]
+    summary = metrics.summary(confusion, label_names=names, images=[4] * CLASSES)
+    nothing = metrics.scores(
+        metrics.confusion_matrix(truth, np.zeros_like(guess), CLASSES)
+    )
+    assert summary["background_baseline"] == nothing
+    absent, unpredicted = summary["per_class"][4], summary["per_class"][3]
+    assert (absent["iou"], absent["recall"], absent["pixels"]) == (None, None, 0)
+    assert absent["precision"] == 0
+    assert unpredicted["precision"] is None
+    assert unpredicted["iou"] == 0
+
+
+def test_an_empty_matrix_scores_zero_without_a_warning() -> None:
+    assert set(metrics.scores(np.zeros((3, 3), int)).values()) == {0.0}
+
+
+def test_evaluation_scores_both_sizes_and_counts_every_example() -> None:
+    from trainer.data.inputs import Examples
+
+    small = np.zeros((2, 32, 32), np.uint8)
+    small[:, 16:] = 1
+    native = [np.zeros((64, 48), np.uint8), np.zeros((96, 32), np.uint8)]
+    for mask in native:
+        mask[mask.shape[0] // 2 :] = 1
+    native[1][:] = 255
+    native[1][0, 0] = 2
+    examples = Examples(["a", "b"], np.zeros((2, 32, 32, 3), np.uint8), small)
+    scores = evaluation.evaluate(small, examples, native, label_names=["x", "y", "z"])
+    assert scores["examples"] == 2
+    assert scores["mean_iou"] == 1
+    assert scores["per_class"][1]["images"] == 2
+    assert scores["native"]["confusion"] == [[1536, 0, 0], [0, 1536, 0], [1, 0, 0]]
+    assert [row["images"] for row in scores["native"]["per_class"]] == [1, 1, 1]

@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+
+from trainer import recipes
+from trainer.errors import SeamlineError
+
+
+def test_the_tutorial_recipe_has_the_articles_values() -> None:
+    recipe = recipes.resolve("tutorial", {})
+    assert recipe.encoder == "densenet121"
+    assert recipe.encoder_training == "frozen"
+    assert recipe.preprocessing == "unit"
+    assert (recipe.image_size, recipe.batch_size) == (128, 64)
+    assert (recipe.epochs, recipe.steps_per_epoch) == (50, 12)
+    assert (recipe.optimizer, recipe.learning_rate) == ("rmsprop", 1e-3)
+    assert (recipe.augment, recipe.loss) == ("tutorial", "cross_entropy")
+    assert recipe.schedule == "constant"
+
+
+def test_a_value_that_is_given_overrides_the_recipe_and_none_does_not() -> None:
+    recipe = recipes.resolve("tutorial", {"epochs": 3, "batch_size": None})
+    assert (recipe.epochs, recipe.batch_size) == (3, 64)
+
+
+def test_every_knob_explains_itself() -> None:
+    for knob in dataclasses.fields(recipes.Recipe):
+        assert len(knob.metadata["help"]) > 8
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "fix"),
+    [
+        ("image_size", 100, "96 or 128"),
+        ("image_size", 0, "32"),
+        ("batch_size", 0, "at least 1"),
+        ("epochs", -1, "at least 1"),
+        ("learning_rate", 0.0, "greater than 0"),
+        ("learning_rate", float("nan"), "greater than 0"),
+        ("batch_norm_momentum", 1.0, "[0, 1)"),
+        ("augment", "wild", "none, tutorial, random"),
+        ("optimizer", "lion", "rmsprop"),
+        ("clip_norm", -1.0, "at least 0"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_with_the_fix(
+    knob: str, value: object, fix: str
+) -> None:
+    with pytest.raises(SeamlineError) as refused:
+        recipes.resolve("default", {knob: value})
+    assert f"--{knob}={value}" in str(refused.value)
+    assert fix in str(refused.value)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SeamlineError, match="default, tutorial"):
+        recipes.resolve("secret", {})

@@ -1,0 +1,178 @@
+"""The published pix2pix block stands in this file, as tensorflow_examples has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from trainer.errors import SeamlineError
+from trainer.labels import CCP_LABELS
+from trainer.model import encoders
+from trainer.model.unet import ModelSpec, batch_norms, build_model, upsample
+
+
+def spec(**changes: object) -> ModelSpec:
+    values = {
+        "encoder": "mobilenetv2",
+        "encoder_training": "frozen",
+        "preprocessing": "encoder",
+        "image_size": 128,
+        "batch_norm_momentum": 0.99,
+        "label_names": CCP_LABELS,
+    }
+    return ModelSpec(**{**values, **changes})
+
+
+def learned(model: keras.Model) -> int:
+    return sum(int(np.prod(x.shape)) for x in model.trainable_variables)
+
+
+def test_the_densenet_unet_has_the_tutorials_parameters_and_skips() -> None:
+    model = build_model(spec(encoder="densenet121"))
+    assert model.count_params() == 16_472_827
+    assert learned(model) == 9_433_403
+    skips = [tuple(x.shape[1:]) for x in model.get_layer("densenet121").outputs]
+    assert skips == [
+        *((64, 64, 64), (32, 32, 256), (16, 16, 512), (8, 8, 1024), (4, 4, 1024)),
+    ]
+    assert model.output_shape == (None, 128, 128, 59)
+
+
+def test_the_mobilenet_unet_has_its_published_parameters() -> None:
+    model = build_model(spec())
+    assert model.count_params() == 6_584_923
+    assert learned(model) == 4_741_019
+
+
+def published_upsample(filters: int, size: int) -> keras.Sequential:
+    result = keras.Sequential()
+    result.add(
+        keras.layers.Conv2DTranspose(
+            filters,
+            size,
+            strides=2,
+            padding="same",
+            kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
+            use_bias=False,
+        )
+    )
+    result.add(keras.layers.BatchNormalization())
+    result.add(keras.layers.ReLU())
+    return result
+
+
+def test_the_upsample_block_is_the_published_one_layer_by_layer() -> None:
+    ours, theirs = upsample(64, 3), published_upsample(64, 3)
+    for block in (ours, theirs):
+        block.build((None, 8, 8, 16))
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert type(mine) is type(other)
+        first, second = mine.get_config(), other.get_config()
+        assert {**first, "name": 0} == {**second, "name": 0}
+        assert [w.shape for w in mine.weights] == [w.shape for w in other.weights]
+    assert ours.count_params() == theirs.count_params()
+    assert ours.output_shape == (None, 16, 16, 64)
+    kernel = np.asarray(ours.layers[0].kernel)
+    assert kernel.std() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_preprocessing_is_what_the_encoder_was_trained_with(name: str) -> None:
+    module = {
+        "densenet121": keras.applications.densenet,
+        "mobilenetv2": keras.applications.mobilenet_v2,
+    }[name]
+    scale, offset = encoders.find(name).rescaling
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+    ours = keras.layers.Rescaling(scale, offset)(pixels)
+    theirs = module.preprocess_input(pixels.copy())
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_tutorials_preprocessing_divides_by_255() -> None:
+    model = build_model(spec(preprocessing="unit", image_size=32))
+    layer = model.get_layer("preprocessing")
+    pixels = np.float32([[[[0.0, 51.0, 255.0]]]])
+    np.testing.assert_allclose(layer(pixels), [[[[0, 0.2, 1]]]], atol=1e-6)
+
+
+def statistics_move(training: str) -> tuple[bool, bool]:
+    """Whether a training step moves batch-norm statistics of (encoder, decoder)."""
+    model = build_model(spec(encoder_training=training, image_size=32))
+    encoder = model.get_layer("mobilenetv2")
+    parts = [batch_norms(encoder), batch_norms(model.get_layer("upsample_512"))]
+    before = [[np.array(x.moving_mean) for x in part] for part in parts]
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    model(pixels.astype(np.float32), training=True)
+    after = [[np.array(x.moving_mean) for x in part] for part in parts]
+    return tuple(
+        any(not np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "encoder_moves", "encoder_learns"),
+    [("frozen", False, False), ("finetune", False, True), ("full", True, True)],
+)
+def test_the_encoder_is_trained_as_asked(
+    training: str, encoder_moves: bool, encoder_learns: bool
+) -> None:
+    assert statistics_move(training) == (encoder_moves, True)
+    model = build_model(spec(encoder_training=training, image_size=32))
+    assert bool(model.get_layer("mobilenetv2").trainable_variables) is encoder_learns
+
+
+def test_a_specification_survives_its_json() -> None:
+    assert ModelSpec.from_json(spec().to_json()) == spec()
+
+
+def test_encoder_weights_from_a_file_are_the_ones_in_the_model(tmp_path: Path) -> None:
+    source = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    path = str(tmp_path / "encoder.weights.h5")
+    source.save_weights(path)
+    model = build_model(spec(image_size=32), encoder_weights=path)
+    ours = model.get_layer("mobilenetv2").get_weights()
+    kernel = source.get_layer("Conv1").get_weights()[0]
+    np.testing.assert_array_equal(ours[0], kernel)
+
+
+def test_weights_that_do_not_fit_are_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.weights.h5"
+    path.write_bytes(b"no weights")
+    with pytest.raises(SeamlineError, match="cannot be loaded into mobilenetv2"):
+        build_model(spec(image_size=32), encoder_weights=str(path))
+
+
+def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SeamlineError, match="--encoder=vgg.*densenet121, mobilenetv2"):
+        encoders.find("vgg")
+
+
+def test_auto_weights_fall_back_and_named_ones_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encoders, "imagenet_available", lambda name: False)
+    assert encoders.resolve_weights("mobilenetv2", "auto") == "none"
+    with pytest.raises(SeamlineError, match="cannot be reached"):
+        encoders.resolve_weights("mobilenetv2", "imagenet")
+    with pytest.raises(SeamlineError, match="no such file"):
+        encoders.resolve_weights("mobilenetv2", "/nowhere.h5")
+    monkeypatch.setattr(encoders, "imagenet_available", lambda name: True)
+    assert encoders.resolve_weights("mobilenetv2", "auto") == "imagenet"
+
+
+def test_cached_weights_count_as_available(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(encoders.storage, "reachable", lambda url: False)
+    assert not encoders.imagenet_available("mobilenetv2")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mobilenet_v2_weights_x.h5").write_bytes(b"")
+    assert encoders.imagenet_available("mobilenetv2")

@@ -1,0 +1,36 @@
+"""Evaluate: scores of a finished run on any records and split.
+
+python -m trainer.evaluate --run_dir=runs/first --split=val
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from trainer import flags as shared
+
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run", required=True)
+_RECORDS_DIR = flags.DEFINE_string(
+    "records_dir", None, "records to score on (default: those it was trained on)"
+)
+_SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "part of the records")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file for all scores (default: none)"
+)
+
+
+def main(argv: list[str]) -> None:
+    """Flags, then one call."""
+    shared.refuse_positional(argv)
+    with shared.quiet_imports():
+        from trainer import pipeline
+    pipeline.evaluate_run(
+        run_dir=_RUN_DIR.value,
+        records_dir=_RECORDS_DIR.value,
+        split=_SPLIT.value,
+        output=_OUTPUT.value,
+    )
+
+
+if __name__ == "__main__":
+    shared.run(main)

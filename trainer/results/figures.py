@@ -1,0 +1,193 @@
+"""Pictures as PNG bytes: sheets of examples here, charts and the diagram beside it.
+
+Images are uint8 RGB, masks uint8 label ids with 255 = ignored. No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from trainer.labels import IGNORE_LABEL, palette
+from trainer.results.charts import class_bars, curves
+from trainer.results.diagram import model_diagram
+from trainer.results.drawing import (
+    DPI,
+    INK,
+    MARGIN,
+    MUTED,
+    new_figure,
+    place_page,
+    plain,
+    png,
+    text_width,
+)
+
+__all__ = [
+    "class_bars",
+    "curves",
+    "legend_labels",
+    "model_diagram",
+    "overlay",
+    "prediction_sheet",
+    "sample_sheet",
+]
+
+MOST_EXAMPLES = 8
+_TILE = 256
+
+
+def legend_labels(*masks: np.ndarray) -> list[int]:
+    """Labels that occur in uint8 masks of any shape, the largest area first."""
+    counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)
+    counts = np.broadcast_to(counts, 256)
+    return [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+
+
+def _legend_entries(
+    labels: Sequence[int], names: Sequence[str]
+) -> list[tuple[int, str]]:
+    named = dict(enumerate(names)) | {IGNORE_LABEL: "ignored"}
+    return [(label, plain(named.get(label, f"label {label}"))) for label in labels]
+
+
+def _legend_columns(entries: list[tuple[int, str]], width: float) -> int:
+    """How many columns of names fit into `width` inches."""
+    column = 0.42 + max((text_width(name, 8.5) for _, name in entries), default=0.0)
+    return max(1, min(int(width / column), len(entries)))
+
+
+def _draw_legend(axes: Axes, entries: list[tuple[int, str]], width: float) -> None:
+    """Swatches and names in columns, read row by row, 0.22 inches a row."""
+    columns = _legend_columns(entries, width)
+    column = min(width / columns, 1.9)
+    colours = palette(IGNORE_LABEL) / 255
+    for place, (label, name) in enumerate(entries):
+        x, y = place % columns * column, 0.22 * (place // columns)
+        swatch = Rectangle((x, y + 0.035), 0.15, 0.15, fc=colours[label], clip_on=False)
+        axes.add_patch(swatch)
+        axes.text(x + 0.22, y + 0.115, name, size=8.5, color=INK, va="center")
+
+
+def overlay(
+    image: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: float = 0.55
+) -> np.ndarray:
+    """Lays label colours over a photo: uint8 `[H, W, 3]`, label 0 is left as it was.
+
+    Args:
+      image: uint8 `[H, W, 3]` RGB.
+      mask: uint8 `[H, W]` labels.
+      colours: uint8 `[256, 3]` RGB, as from `palette`.
+      opacity: 0 shows the photo alone, 1 the colours alone; one pixel wide outlines of
+        the labels are opaque.
+    """
+    padded = np.pad(mask, 1, mode="edge")
+    edge = np.zeros(mask.shape, bool)
+    for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2]):
+        edge |= neighbour != mask
+    edge |= padded[1:-1, 2:] != mask
+    weight = np.where(edge, 1.0, opacity)[..., None] * (mask > 0)[..., None]
+    shade = colours[mask] * np.where(edge, 0.6, 1.0)[..., None]
+    return np.rint(image * (1 - weight) + shade * weight).astype(np.uint8)
+
+
+def _tile_size(images: np.ndarray) -> tuple[int, int]:
+    """Pixels (height, width) of a tile: whole multiples for small pictures."""
+    height, width = images.shape[1:3]
+    scale = max(1, round(_TILE / height)) if height <= 1.5 * _TILE else _TILE / height
+    return round(height * scale), max(1, round(width * scale))
+
+
+def _enlarge(picture: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarray:
+    down = picture.shape[0] > size[0]
+    way = (cv2.INTER_AREA if down else cv2.INTER_CUBIC) if smooth else cv2.INTER_NEAREST
+    return cv2.resize(picture, size[::-1], interpolation=way)
+
+
+def _sheet(
+    rows: list[list[np.ndarray]],
+    heads: list[str],
+    legend: list[tuple[int, str]],
+    *,
+    title: str,
+) -> bytes:
+    """Rows of equally large uint8 pictures below their heads, in one or two blocks."""
+    height, width = (side / DPI for side in rows[0][0].shape[:2])
+    gap, top = 0.05, 0.8
+    blocks = 2 if len(rows) > 3 and len(heads) < 5 else 1
+    block = len(heads) * (width + gap) + 0.25
+    lines = math.ceil(len(rows) / blocks)
+    inner = max(blocks * block - 0.25 - gap, 3.5)
+    legend_top = top + lines * (height + gap) + 0.15
+    legend_lines = math.ceil(len(legend) / _legend_columns(legend, inner))
+    down = legend_top + 0.22 * legend_lines + 0.25
+    figure = new_figure(inner + 2 * MARGIN, down, title)
+    axes = place_page(figure, 0, 0, figure.get_figwidth(), down)
+    for place, pictures in enumerate(rows):
+        line, side = place // blocks, place % blocks
+        for column, picture in enumerate(pictures):
+            x = MARGIN + side * block + column * (width + gap)
+            y = top + line * (height + gap)
+            # Pixels are placed one to one: no second resampling blurs the masks.
+            figure.figimage(picture, x * DPI, (down - y - height) * DPI)
+            if line == 0:
+                head = plain(heads[column], max(8, int(width / 0.07)))
+                axes.text(x, top - 0.12, head, size=9, color=MUTED, va="center")
+    _draw_legend(place_page(figure, MARGIN, legend_top, inner, 1), legend, inner)
+    return png(figure)
+
+
+def sample_sheet(
+    images: np.ndarray, masks: np.ndarray, label_names: Sequence[str], *, title: str
+) -> bytes:
+    """PNG with photo, mask and overlay of up to 8 examples, and the classes in them.
+
+    Args:
+      images: uint8 `[N, H, W, 3]` RGB, N at least 1.
+      masks: uint8 `[N, H, W]` labels, 255 = ignored.
+      label_names: name of label 0, 1, ...
+      title: heading of the sheet.
+    """
+    images, masks = images[:MOST_EXAMPLES], masks[:MOST_EXAMPLES]
+    size, colours = _tile_size(images), palette(IGNORE_LABEL)
+    rows = []
+    for image, mask in zip(images, masks, strict=True):
+        photo, labels = _enlarge(image, size, True), _enlarge(mask, size, False)
+        rows.append([photo, colours[labels], overlay(photo, labels, colours)])
+    legend = _legend_entries(legend_labels(masks), label_names)
+    return _sheet(rows, ["photo", "mask", "overlay"], legend, title=title)
+
+
+def prediction_sheet(
+    images: np.ndarray,
+    truths: np.ndarray,
+    predictions: dict[str, np.ndarray],
+    label_names: Sequence[str],
+    *,
+    title: str,
+) -> bytes:
+    """PNG with photo, truth and each prediction of up to 8 examples.
+
+    Args:
+      images: uint8 `[N, H, W, 3]` RGB, N at least 1.
+      truths: uint8 `[N, H, W]` labels, 255 = ignored (grey).
+      predictions: column head -> uint8 `[N, H, W]` labels. The legend holds the classes
+        of the truth and of the last column: an untrained model predicts all of them.
+      label_names: name of label 0, 1, ...
+      title: heading of the sheet.
+    """
+    size, colours = _tile_size(images), palette(IGNORE_LABEL)
+    columns = [truths, *predictions.values()]
+    rows = [
+        [_enlarge(images[place], size, True)]
+        + [colours[_enlarge(column[place], size, False)] for column in columns]
+        for place in range(min(len(images), MOST_EXAMPLES))
+    ]
+    shown = [masks[:MOST_EXAMPLES] for masks in (truths, columns[-1])]
+    legend = _legend_entries(legend_labels(*shown), label_names)
+    return _sheet(rows, ["photo", "truth", *predictions], legend, title=title)
