@@ -49,6 +49,24 @@ def records_dir(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SMALL = (
+    *("--encoder=mobilenetv2", "--encoder_weights=none", "--image_size=32"),
+    *("--batch_size=4", "--steps_per_epoch=2"),
+)
+"""Flags of a training that takes seconds."""
+
+
+@pytest.fixture(scope="session")
+def finished_run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of two short epochs; tests must not change it."""
+    work = tmp_path_factory.mktemp("work")
+    command = ("trainer.task", f"--dataset={drawn}", *SMALL, "--epochs=2")
+    done = run_command(*command, cwd=work)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [run_dir] = (work / "runs").iterdir()
+    return run_dir
+
+
 def run_command(
     *arguments: str, cwd: Path, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:

@@ -135,5 +135,5 @@ def test_half_of_the_random_draws_are_mirrored() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(SeamlineError, match="--augment=wild.*none, tutorial, random"):
+    with pytest.raises(SeamlineError, match=r"--augment=wild.*none, tutorial, random"):
         augment.find("wild")

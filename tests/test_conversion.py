@@ -220,6 +220,16 @@ def test_records_that_are_there_need_no_dataset(records_dir: Path) -> None:
     assert card == cards.read_card(str(records_dir))
 
 
+def test_records_that_are_there_spare_the_download(
+    records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place, _, _ = conversion.prepare(
+        **asked(records_dir=str(records_dir), dataset="ccp")
+    )
+    assert place == str(records_dir)
+
+
 def test_records_made_otherwise_than_asked_are_refused_with_both_values(
     records_dir: Path,
 ) -> None:

@@ -114,5 +114,5 @@ def test_class_weights_raise_rare_classes_within_bounds() -> None:
 
 
 def test_an_unknown_loss_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SeamlineError, match="no loss 'focal'.*cross_entropy"):
+    with pytest.raises(SeamlineError, match=r"no loss 'focal'.*cross_entropy"):
         losses.build_loss("dice+focal", frequencies=[1, 1], power=0)

@@ -109,6 +109,18 @@ def test_a_folder_that_is_not_there_is_named() -> None:
         sources.find("/nowhere")
 
 
+def test_ccp_without_a_network_is_an_error_and_never_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Names below .invalid never resolve (RFC 2606).
+    url = "https://archive.invalid/master.zip"
+    monkeypatch.setattr(sources.download, "CCP_URL", url)
+    with pytest.raises(SeamlineError, match=r"archive\.invalid cannot be reached"):
+        sources.find("ccp")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_without_pairs_says_what_it_found(dataset: Path) -> None:
     for mask in (dataset / "annotations" / "pixel-level").iterdir():
         mask.unlink()

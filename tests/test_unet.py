@@ -150,7 +150,7 @@ def test_weights_that_do_not_fit_are_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SeamlineError, match="--encoder=vgg.*densenet121, mobilenetv2"):
+    with pytest.raises(SeamlineError, match=r"--encoder=vgg.*densenet121, mobilenetv2"):
         encoders.find("vgg")
 
 

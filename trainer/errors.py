@@ -11,8 +11,10 @@ class SeamlineError(Exception):
     """
 
 
-class Stopped(Exception):
-    """A signal ended the command after everything was saved.
+class Stopped(BaseException):
+    """A signal ended the command; what was done is saved.
+
+    No mistake, so no handler of `Exception` may take it for one.
 
     Commands print the text and exit with 128 + the signal's number, as shells do: 143
     for SIGTERM, 130 for SIGINT.

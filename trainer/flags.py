@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -21,7 +23,7 @@ from trainer.recipes import RECIPES, Recipe
 _DRIVER = os.path.exists("/proc/driver/nvidia")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _DRIVER else "3")
 
-_DEFINE = {
+_DEFINE: dict[str, Callable[..., Any]] = {
     "int": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
     "str": flags.DEFINE_string,
@@ -104,6 +106,9 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
     def guarded(argv: list[str]) -> None:
         _log_plainly()
+        # As process 1 of a container Python would ignore SIGTERM. The training loop
+        # has a handler of its own, which saves first.
+        signal.signal(signal.SIGTERM, _stop)
         try:
             code = main(argv[1:])
         except SeamlineError as error:
@@ -112,10 +117,17 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         except Stopped as stop:
             print(stop, file=sys.stderr, flush=True)
             code = stop.exit_code
+        except KeyboardInterrupt:
+            print("stopped by SIGINT", file=sys.stderr, flush=True)
+            code = 128 + signal.SIGINT
         sys.exit(code or 0)
 
     app.run(guarded)
     raise AssertionError("app.run does not return")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number, "stopped by SIGTERM; the same command starts again")
 
 
 def _log_plainly() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 
@@ -37,8 +38,11 @@ class Bar:
     ) -> None:
         self._name, self._total, self._unit = name, total, unit
         self._scale, self._scale_unit = scale, scale_unit or unit
-        self._start, self._initial, self._done = time.monotonic(), initial, initial
-        self._next_line = self._start + _FIRST_LINE_S
+        self._done = initial
+        # The first unit carries what happens once, such as compiling: rates start
+        # after it.
+        self._start, self._initial = math.nan, initial
+        self._next_line = time.monotonic() + _FIRST_LINE_S
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -53,6 +57,8 @@ class Bar:
         """Counts `count` more units; `note` stands at the end of the line."""
         self._done += count
         now = time.monotonic()
+        if math.isnan(self._start):
+            self._start, self._initial = now, self._done
         if self._bar is not None:
             self._bar.set_postfix_str(self._text(now, note), refresh=False)
             self._bar.update(count)

@@ -67,14 +67,14 @@ _DEFAULT = Recipe(
     encoder_training="auto",
     preprocessing="encoder",
     image_size=128,
-    batch_size=16,
+    batch_size=8,
     epochs=50,
     steps_per_epoch=0,
     augment="random",
     loss="weighted_cross_entropy+dice",
-    class_weight_power=0.35,
+    class_weight_power=0.5,
     optimizer="adamw",
-    learning_rate=7e-4,
+    learning_rate=1e-3,
     schedule="cosine",
     weight_decay=1e-4,
     clip_norm=1.0,
@@ -154,10 +154,10 @@ def check(recipe: Recipe) -> None:
         raise SeamlineError(
             f"--batch_norm_momentum={recipe.batch_norm_momentum}: must lie in [0, 1)"
         )
-    for knob in dataclasses.fields(Recipe):
-        choices = knob.metadata["choices"]
-        value = getattr(recipe, knob.name)
+    for field in dataclasses.fields(Recipe):
+        choices = field.metadata["choices"]
+        value = getattr(recipe, field.name)
         if choices and value not in choices:
             raise SeamlineError(
-                f"--{knob.name}={value}: choose one of {', '.join(choices)}"
+                f"--{field.name}={value}: choose one of {', '.join(choices)}"
             )

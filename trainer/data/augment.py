@@ -104,7 +104,7 @@ _RANDOM_AMOUNTS = 8
 def _random(
     images: tf.Tensor, masks: tf.Tensor, copies: tf.Tensor, amounts: tf.Tensor
 ) -> Pair:
-    """Flip, crop of 0.6..1.1 of the side, stretch, turn; brightness, contrast, tint.
+    """Flip, crop of 0.85..1.02 of the side, stretch, turn; contrast and brightness.
 
     A part outside the photo is black and ignored.
     """
@@ -114,9 +114,9 @@ def _random(
     def between(low: float, high: float, part: tf.Tensor) -> tf.Tensor:
         return low + (high - low) * part
 
-    zoom = between(0.6, 1.1, draw[0])
-    stretch = tf.exp(between(-0.12, 0.12, draw[1]))
-    angle = between(-0.12, 0.12, draw[2])
+    zoom = between(0.85, 1.02, draw[0])
+    stretch = tf.exp(between(-0.05, 0.05, draw[1]))
+    angle = between(-0.04, 0.04, draw[2])
     flip = tf.where(draw[3] < 0.5, -1.0, 1.0)
     images, masks = warp(
         images,
@@ -127,8 +127,8 @@ def _random(
         shift_y=between(-0.5, 0.5, draw[4]) * tf.abs(1.0 - zoom),
         shift_x=between(-0.5, 0.5, draw[5]) * tf.abs(1.0 - zoom),
     )
-    contrast = between(0.75, 1.25, draw[6])[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    light = between(-30.0, 30.0, draw[7])[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    contrast = between(0.8, 1.2, draw[6])[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    light = between(-20.0, 20.0, draw[7])[:, tf.newaxis, tf.newaxis, tf.newaxis]
     images = (images - 127.5) * contrast + 127.5 + light
     return tf.clip_by_value(images, 0.0, 255.0), masks
 

@@ -299,7 +299,8 @@ def prepare(
     """Records for a training: those that are there, else made from `dataset`.
 
     Args:
-      dataset: see `sources.find`. With "auto", records that are there are enough.
+      dataset: see `sources.find`. Records that are there must be made from it, as far
+        as that can be told without a download.
       records_dir: where records are or go; None: a folder under `records/`.
       record_size, split_fraction, split_seed: None: those of the records, or
         256, 0.2 and 0 for new ones.
@@ -312,19 +313,18 @@ def prepare(
       SeamlineError: see `convert` and `sources.find`; or records that were made from
         something else than asked for.
     """
-    asked = {
+    flags = {
         "record_size": record_size,
         "split_fraction": split_fraction,
         "split_seed": split_seed,
     }
-    asked = {name: value for name, value in asked.items() if value is not None}
-    found = cards.read_card(records_dir) if _holds_card(records_dir) else None
-    if records_dir and found and dataset == "auto":
-        return _reuse(records_dir, found, asked)
+    asked = {name: value for name, value in flags.items() if value is not None}
+    if records_dir and cards.has_card(records_dir) and not sources.at_hand(dataset):
+        return _reuse(records_dir, cards.read_card(records_dir), asked)
     source = sources.find(dataset)
     values = {**NEW_RECORDS, **asked}
     place = records_dir or default_folder(source, **values)
-    if not _holds_card(place):
+    if not cards.has_card(place):
         card = convert(source, place, **values, skip_bad=skip_bad, workers=workers)
         return place, card, source.notice
     card = cards.read_card(place)
@@ -334,10 +334,6 @@ def prepare(
             f"are not those of --dataset={dataset}; choose another folder"
         )
     return _reuse(place, card, asked)
-
-
-def _holds_card(records_dir: str | None) -> bool:
-    return records_dir is not None and cards.has_card(records_dir)
 
 
 def _reuse(

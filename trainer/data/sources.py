@@ -208,6 +208,13 @@ def _read_label_names(folder: str) -> list[str]:
     return names
 
 
+def at_hand(dataset: str) -> bool:
+    """True when `find` needs no network and no choice: files can be compared."""
+    if dataset == "ccp":
+        return os.path.isdir(CCP_FOLDER)
+    return dataset != "auto"
+
+
 def find(dataset: str) -> Source:
     """Settles `--dataset` and opens it; says what "auto" chose.
 

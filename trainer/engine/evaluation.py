@@ -64,7 +64,7 @@ def evaluate(
         native += confusion_matrix(truth, resize_mask(labels, *truth.shape), classes)
         native_images += _occurs(truth, classes)
     confusion = confusion_matrix(examples.masks, predictions, classes)
-    images = sum(_occurs(mask, classes) for mask in examples.masks)
+    images = np.sum([_occurs(mask, classes) for mask in examples.masks], axis=0)
     count = {"examples": len(examples.ids)}
     return {
         **count,

@@ -74,7 +74,10 @@ def per_class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summary(
-    confusion: np.ndarray, *, label_names: Sequence[str], images: Sequence[int]
+    confusion: np.ndarray,
+    *,
+    label_names: Sequence[str],
+    images: Sequence[int] | np.ndarray,
 ) -> dict[str, Any]:
     """What `scores.json` holds, for one size.
 

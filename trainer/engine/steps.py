@@ -181,12 +181,12 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
 
     def validate() -> tuple[np.ndarray, float]:
         confusion = np.zeros(classes**2, np.int64)
-        totals = None
+        totals = []
         for images, masks in dataset:
             counts, sums = run_step(images, masks)
             confusion += counts.numpy()
-            totals = tf.nest.map_structure(tf.add, totals, sums) if totals else sums
-        loss = float(job.loss.value(totals))
-        return confusion.reshape(classes, classes), loss
+            totals.append(sums)
+        added = tf.nest.map_structure(lambda *parts: tf.add_n(parts), *totals)
+        return confusion.reshape(classes, classes), float(job.loss.value(added))
 
     return validate

@@ -8,7 +8,7 @@ pixels by how many ignored ones share their replica.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -123,7 +123,7 @@ def build_loss(text: str, *, frequencies: Sequence[float], power: float) -> Sum:
       SeamlineError: an unknown name.
     """
     classes = len(frequencies)
-    known = {
+    known: dict[str, Callable[[], CrossEntropy | Dice]] = {
         "cross_entropy": lambda: CrossEntropy(np.ones(classes, np.float32)),
         "weighted_cross_entropy": lambda: CrossEntropy(
             class_weights(frequencies, power)

@@ -74,7 +74,7 @@ def _mat_bytes(**variables: np.ndarray) -> bytes:
     return text.ljust(116).encode() + buffer.getvalue()[116:]
 
 
-def write_sample(folder: str, *, count: int = 400, seed: int = 0) -> None:
+def write_sample(folder: str, *, count: int = 250, seed: int = 0) -> None:
     """Writes `count` figures in the layout of Clothing Co-Parsing, or nothing at all.
 
     They are drawn in `folder + ".partial"`, renamed once complete; a complete folder is

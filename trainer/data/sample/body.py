@@ -52,7 +52,7 @@ class Body:
 
 def draw_legs(canvas: Canvas, body: Body, wear: Wardrobe) -> None:
     """Legs, jeans and feet, the lifted leg first."""
-    rng, leather = wear.rng, wear.cloth(0)
+    rng, leather = wear.rng, wear.cloth(wear.feet)
     denim = wear.denim() if wear.bottom == "jeans" else None
     cut = rng.choice([(0.033, 0.026), (0.038, 0.035), (0.037, 0.047)])
     sole = rgb(rng.choice(["f4f2ec", "1c1a19", "8a6a48"]))
@@ -121,12 +121,12 @@ def draw_torso(canvas: Canvas, body: Body, wear: Wardrobe) -> Ink:
     canvas.paint("skin", body.skin, chest)
     if wear.bottom == "skirt":
         hem, flare = rng.uniform(0.6, 0.78), hip + rng.uniform(0.0, 0.075)
-        cloth = wear.cloth(0.35, pleats=True, folds=0.13)
+        cloth = wear.cloth("skirt", 0.35, pleats=True, folds=0.13)
         upper: list[Sequence[float]] = [(0, 0.375), (waist, 0.375), (hip + 0.008, 0.46)]
         outline = both(*upper, *_flared(flare, hem))
         canvas.paint("skirt", cloth, outline, strokes=band(0.392, cloth, 0.006))
     if wear.top == "dress":
-        cloth = wear.cloth(0.55, pleats=True, folds=0.11)
+        cloth = wear.cloth("dress", 0.55, pleats=True, folds=0.11)
         shoulder = body.shoulder - rng.choice([0.0, 0.026])
         hem, flare = rng.uniform(0.62, 0.84), hip + rng.uniform(0.03, 0.1)
         middle = [(waist, 0.385), (waist, 0.385), (hip + 0.012, 0.46)]
@@ -135,9 +135,10 @@ def draw_torso(canvas: Canvas, body: Body, wear: Wardrobe) -> Ink:
         canvas.paint("dress", cloth, outline, strokes=band(0.392, cloth, 0.007))
         return cloth
     loose, hem = rng.uniform(0.0, 0.012), rng.uniform(0.43, 0.5)
-    cloth = wear.cloth(0.5)
     if wear.top == "sweater":
-        loose, cloth = loose + 0.012, wear.cloth(0, pattern="knit", folds=0.04)
+        loose, cloth = loose + 0.012, wear.cloth("sweater", pattern="knit", folds=0.04)
+    else:
+        cloth = wear.cloth("t-shirt", 0.5)
     if wear.bottom == "skirt":
         hem -= 0.035
     low = max(hip, 0.08) + loose

@@ -129,8 +129,8 @@ def _draw_face(canvas: Canvas, skin: Ink, brow: np.ndarray, jaw: float) -> None:
 
 def _draw_hat(canvas: Canvas, wear: Wardrobe) -> None:
     """A beanie, a wide brim or a cap with a peak to one side."""
-    knit = {"pattern": "knit"} if wear.hat == "beanie" else {}
-    cloth = wear.cloth(0, **knit)
+    pattern = "knit" if wear.hat == "beanie" else "plain"
+    cloth = wear.cloth("hat", pattern=pattern)
     top = both((0, -0.034), (0.04, -0.036), (0.058, 0.0), (0.062, 0.045), (0, 0.05))
     below = oval(0, 0.036, 0.115, 0.019)
     if wear.hat == "beanie":

@@ -31,7 +31,7 @@ def draw_person(canvas: Canvas, rng: np.random.Generator) -> None:
     hair = Ink(tone, tone * 1.16 + 7, "strands", folds=0.1)
     style = str(rng.choice(["short", "bob", "long", "bun", "curly"]))
     draw_hair_behind(canvas, style, hair)
-    coat = wear.cloth(0.2) if wear.coat else None
+    coat = wear.cloth("coat", 0.2) if wear.coat else None
     hem, gap = rng.uniform(0.64, 0.8), rng.uniform(0.022, 0.045)
     if coat:
         lining = Ink(coat.base * 0.45, coat.base)
@@ -54,7 +54,7 @@ def draw_person(canvas: Canvas, rng: np.random.Generator) -> None:
     if coat:
         draw_coat(canvas, body, coat, hem, gap)
         sleeves.append(("coat", coat, rng.uniform(1.8, 1.92)))
-    leather = wear.cloth(0.0)
+    leather = wear.cloth("bag")
     if wear.bag == "held":
         draw_bag(canvas, body, wear, leather)
     draw_arms(canvas, body, sleeves)

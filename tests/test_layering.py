@@ -1,0 +1,114 @@
+"""Data flows one way: a module imports only from rooms above its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "trainer"
+GROUND = {"errors", "storage", "labels", "progress", "recipes"}
+COMMANDS = {
+    *("task", "convert", "evaluate", "predict", "preflight", "benchmark", "launch")
+}
+ALLOWED = {
+    "ground": {"ground"},
+    "data": {"ground", "data"},
+    "model": {"ground", "model"},
+    "engine": {"ground", "data", "model", "engine"},
+    "results": {"ground", "data", "model", "engine", "results"},
+    "pipeline": {"ground", "data", "model", "engine", "results"},
+    "flags": {"ground"},
+    "command": {"ground", "data", "model", "engine", "results", "pipeline", "flags"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(name: str) -> str:
+    """The room of a dotted name below `trainer`."""
+    first = name.split(".")[0]
+    if first in GROUND:
+        return "ground"
+    return "command" if first in COMMANDS else first
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names below `trainer` that a source text imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {x[len("trainer.") :] for x in names if x.startswith("trainer.")}
+    return {name for name in found if name != "__version__"}
+
+
+def trespasses(own: str, source: str) -> list[str]:
+    allowed = ALLOWED[room(own)]
+    return [name for name in sorted(imports(source)) if room(name) not in allowed]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
+    own = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    if own == "__init__":
+        own = "errors"
+    assert trespasses(own, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "source"),
+    [
+        ("data.inputs", "from trainer.model import unet"),
+        ("model.unet", "def f():\n    import trainer.data.card"),
+        ("engine.loop", "from trainer.results.report import render_report"),
+        ("storage", "from trainer.data import card"),
+        ("pipeline", "from trainer import task"),
+        ("results.report", "from trainer import flags"),
+    ],
+)
+def test_a_planted_trespass_is_seen(own: str, source: str) -> None:
+    assert len(trespasses(own, source)) == 1
+
+
+def reads_flags(source: str) -> bool:
+    return any(
+        isinstance(node, ast.ImportFrom)
+        and node.module is not None
+        and node.module.split(".")[0] == "absl"
+        and any(alias.name in ("flags", "app") for alias in node.names)
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def test_absl_flags_are_read_by_commands_and_their_shared_flags_alone() -> None:
+    readers = {p.stem for p in modules() if reads_flags(p.read_text())}
+    assert readers <= COMMANDS | {"flags"}
+    assert readers >= {"task", "convert", "evaluate", "predict", "flags"}
+
+
+@pytest.mark.parametrize("name", ["flags", "recipes", "labels", "storage", "launch"])
+def test_the_ground_floor_does_not_need_tensorflow(name: str) -> None:
+    source = (PACKAGE / f"{name}.py").read_text()
+    top = [
+        x for x in ast.parse(source).body if isinstance(x, ast.Import | ast.ImportFrom)
+    ]
+    names = {getattr(x, "module", None) or x.names[0].name for x in top}
+    assert not any(x.split(".")[0] in ("tensorflow", "keras") for x in names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_functions_fit_on_a_screen_and_files_are_read_in_a_sitting(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 70, node.name

@@ -1,0 +1,277 @@
+"""The whole road as users go it: real commands, real files, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+
+from tests.conftest import ROOT, SMALL, run_command
+
+
+def test_a_run_leaves_the_complete_run_directory(finished_run: Path) -> None:
+    for name in (
+        *("config.json", "model.json", "history.jsonl", "scores.json", "report.html"),
+        *("export/saved_model.pb", "tensorboard", "checkpoints/last/checkpoint"),
+        *("checkpoints/best/checkpoint", "figures/samples.png"),
+        *("figures/predictions.png", "figures/curves.png", "figures/classes.png"),
+        "figures/model.png",
+    ):
+        assert (finished_run / name).exists(), name
+
+
+def test_history_and_scores_have_the_documented_keys(finished_run: Path) -> None:
+    lines = (finished_run / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    scores = json.loads((finished_run / "scores.json").read_text())
+    keys = {
+        *("examples", "pixel_accuracy", "foreground_accuracy", "mean_iou"),
+        *("mean_iou_all", "mean_recall", "mean_f1", "background_baseline"),
+        *("per_class", "confusion"),
+    }
+    assert set(scores) == keys | {"native"}
+    assert set(scores["native"]) == keys
+    assert scores["examples"] == 3
+    assert np.sum(scores["confusion"]) == 3 * 32 * 32
+    assert np.sum(scores["native"]["confusion"]) == 3 * 300 * 200
+
+
+def test_the_configuration_holds_what_was_asked_and_what_the_recipe_says(
+    finished_run: Path,
+) -> None:
+    config = json.loads((finished_run / "config.json").read_text())
+    assert (config["image_size"], config["recipe_values"]["image_size"]) == (32, 128)
+    assert config["encoder_training"] == "full"
+    assert config["command"].startswith("python -m trainer.task --dataset=")
+    assert {"tensorflow_version", "keras_version", "commit", "device"} <= set(config)
+
+
+def test_the_best_epochs_scores_are_those_of_the_evaluation(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    rows = [
+        json.loads(line)
+        for line in (finished_run / "history.jsonl").read_text().splitlines()
+    ]
+    scores = json.loads((finished_run / "scores.json").read_text())
+    best = max(row["val_mean_iou"] for row in rows)
+    assert scores["mean_iou"] == pytest.approx(best, abs=1e-4)
+    done = run_command(
+        "trainer.evaluate",
+        f"--run_dir={finished_run}",
+        f"--output={tmp_path / 'again.json'}",
+        cwd=finished_run.parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["confusion"] == scores["confusion"]
+    assert again["native"]["confusion"] == scores["native"]["confusion"]
+
+
+@pytest.mark.parametrize("model", ["", "export"])
+def test_predict_writes_labels_at_the_photos_size_and_names_a_bad_photo(
+    model: str, finished_run: Path, drawn: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "good.jpg").write_bytes((drawn / "photos" / "0001.jpg").read_bytes())
+    (photos / "bad.jpg").write_bytes(b"no photo")
+    done = run_command(
+        "trainer.predict",
+        f"--model={finished_run / model}",
+        f"--input={photos}",
+        f"--output_dir={tmp_path / 'out'}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 42, done.stderr
+    assert "bad.jpg: cannot be decoded" in done.stdout
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        *("good.json", "good.labels.png", "good.overlay.png"),
+    ]
+    labels = cv2.imread(str(tmp_path / "out" / "good.labels.png"), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == (300, 200)
+    assert labels.max() < 59
+    shares = json.loads((tmp_path / "out" / "good.json").read_text())["classes"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_exported_model_needs_tensorflow_alone(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    program = f"""
+import numpy as np, sys, tensorflow as tf
+model = tf.saved_model.load({str(finished_run / "export")!r})
+served = model.signatures["serving_default"]
+labels = served(images=tf.zeros([2, 40, 70, 3], tf.uint8))["labels"]
+assert labels.shape == (2, 40, 70) and labels.dtype == tf.uint8
+assert model.label_names.numpy()[41] == b"skin"
+assert not any(name.startswith("trainer") for name in sys.modules)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "trainer.task", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)]
+)
+def test_a_killed_run_goes_on_with_the_same_command(
+    number: int, code: int, drawn: Path, tmp_path: Path
+) -> None:
+    command = (f"--dataset={drawn}", *SMALL, "--epochs=4", "--steps_per_epoch=3")
+    running = start(*command, cwd=tmp_path)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "epoch 2/4" in line:
+            running.send_signal(number)
+            break
+    running.communicate()
+    assert running.returncode == code
+    again = run_command("trainer.task", *command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Resuming from" in again.stdout
+    assert "epoch 1/4" not in again.stdout
+    [run_dir] = (tmp_path / "runs").iterdir()
+    lines = (run_dir / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_mirrored_training_on_two_virtual_devices_runs_the_whole_road(
+    drawn: Path, tmp_path: Path
+) -> None:
+    done = run_command(
+        "trainer.task",
+        f"--dataset={drawn}",
+        *SMALL,
+        "--epochs=1",
+        "--num_virtual_devices=2",
+        "--run_dir=run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MirroredStrategy on 2 of 2" in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def refuse(*arguments: str, cwd: Path) -> str:
+    """Runs a training that must be refused; gives its one line."""
+    before = sorted(str(path) for path in cwd.rglob("*"))
+    done = run_command("trainer.task", *arguments, cwd=cwd)
+    assert done.returncode == 42, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert sorted(str(path) for path in cwd.rglob("*")) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--image_size=100"], "--image_size=100: must be a multiple of 32"),
+        (["--encoder=vgg99"], "--encoder=vgg99: no such encoder; choose one of"),
+        (["--dataset=/nowhere"], "--dataset=/nowhere: no such folder"),
+        (["--recipe=secret"], "--recipe=secret: no such recipe"),
+        (["--loss=magic"], "--loss=magic: no loss 'magic'"),
+        (["stray"], "stray: not a flag"),
+    ],
+)
+def test_a_wrong_value_is_one_clear_line_and_writes_nothing(
+    arguments: list[str], expected: str, tmp_path: Path
+) -> None:
+    assert expected in refuse(*arguments, cwd=tmp_path)
+
+
+def test_a_misspelt_flag_ends_as_absl_ends_it(tmp_path: Path) -> None:
+    done = run_command("trainer.task", "--epoch=3", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Unknown command line flag 'epoch'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_bad_pairs_are_refused_by_the_command_and_nothing_is_written(
+    dataset: Path,
+) -> None:
+    masks = dataset / "annotations" / "pixel-level"
+    large = {"groundtruth": np.zeros((400, 300), np.uint8)}
+    scipy.io.savemat(masks / "0002.mat", large)
+    wrong = {"groundtruth": np.full((300, 200), 77, np.uint8)}
+    scipy.io.savemat(masks / "0003.mat", wrong)
+    photo = dataset / "photos" / "0004.jpg"
+    photo.write_bytes(photo.read_bytes()[:-500])
+    work = dataset.parent
+    before = sorted(str(path) for path in work.rglob("*"))
+    done = run_command("trainer.task", f"--dataset={dataset}", cwd=work)
+    assert done.returncode == 42
+    assert "Traceback" not in done.stderr
+    assert "3 bad pairs" in done.stderr
+    assert "0002.mat: mask of 300x400 pixels" in done.stderr
+    assert "0003.mat: label 77" in done.stderr
+    assert "0004.jpg: truncated JPEG" in done.stderr
+    assert sorted(str(path) for path in work.rglob("*")) == before
+
+
+def test_a_run_directory_with_another_run_is_refused_with_the_difference(
+    finished_run: Path, drawn: Path
+) -> None:
+    line = refuse(
+        f"--dataset={drawn}",
+        *SMALL,
+        "--epochs=2",
+        "--learning_rate=0.5",
+        f"--run_dir={finished_run}",
+        cwd=finished_run.parent.parent,
+    )
+    assert "holds another run (learning_rate: 0.001 there, 0.5 now)" in line
+
+
+@pytest.mark.parametrize("resume", ["never", "must"])
+def test_resume_is_honoured(resume: str, finished_run: Path, drawn: Path) -> None:
+    place = finished_run if resume == "never" else finished_run.parent / "none"
+    line = refuse(
+        f"--dataset={drawn}",
+        *SMALL,
+        "--epochs=2",
+        f"--resume={resume}",
+        f"--run_dir={place}",
+        cwd=finished_run.parent.parent,
+    )
+    assert f"--resume={resume}" in line
+
+
+def test_help_lists_every_flag_others_rely_on(tmp_path: Path) -> None:
+    done = run_command("trainer.task", "--help", cwd=tmp_path)
+    for name in (
+        *("dataset", "records_dir", "run_dir", "recipe", "encoder", "encoder_weights"),
+        *("image_size", "record_size", "batch_size", "epochs", "seed", "augment"),
+        *("split_fraction", "split_seed", "loss", "optimizer", "learning_rate"),
+        *("precision", "strategy", "num_virtual_devices", "resume"),
+    ):
+        assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout, name
