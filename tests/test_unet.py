@@ -126,6 +126,18 @@ def test_the_encoder_is_trained_as_asked(
     assert bool(model.get_layer("mobilenetv2").trainable_variables) is encoder_learns
 
 
+def test_logits_are_float32_whatever_the_model_computes_in() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build_model(spec(image_size=32))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    logits = model(np.zeros((1, 32, 32, 3), np.float32))
+    assert logits.dtype == "float32"
+    assert model.get_layer("upsample_64").layers[0].compute_dtype == "bfloat16"
+    assert all(w.dtype == "float32" for w in model.weights)
+
+
 def test_a_specification_survives_its_json() -> None:
     assert ModelSpec.from_json(spec().to_json()) == spec()
 

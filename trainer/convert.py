@@ -14,6 +14,7 @@ from trainer import flags as shared
 from trainer.errors import SeamlineError
 
 shared.define_records_flags()
+flags.adopt_module_key_flags(shared)
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "re-read the records in --records_dir and check every byte"
 )

@@ -69,10 +69,11 @@ def run(
       Stopped: by a signal, after saving.
     """
     losses.check_name(recipe.loss)
-    encoders.find(recipe.encoder)
-    records_dir, card, notice = conversion.prepare(**records)
     recipe, fallback = _settle(recipe)
-    notices = [text for text in (notice, fallback) if text]
+    records_dir, card, notice = conversion.prepare(**records)
+    notices = [text for text in (fallback, notice) if text]
+    if fallback:
+        log.info("Encoder: %s", fallback)
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     identity = _identity(recipe, seed, precision, card)
     run_dir = run_dir or _default_run_dir(card, recipe_name, identity)
@@ -100,8 +101,6 @@ def _settle(recipe: Recipe) -> tuple[Recipe, str]:
     training = recipe.encoder_training
     if training == "auto" or fell_back:
         training = "full" if random else "finetune"
-    if fell_back:
-        log.info("Encoder: %s", _UNTRAINED_NOTICE)
     recipe = dataclasses.replace(
         recipe, encoder_weights=weights, encoder_training=training
     )

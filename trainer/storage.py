@@ -88,6 +88,14 @@ def make_folder(path: str) -> None:
         ) from error
 
 
+def topmost_missing(path: str) -> str:
+    """The highest folder that has to be made for `path`: all in it will be ours."""
+    if is_remote(path):
+        return path
+    parent = os.path.dirname(path.rstrip(os.sep)) or os.curdir
+    return path if os.path.exists(parent) else topmost_missing(parent)
+
+
 def remove_folder(path: str) -> None:
     """Removes a folder and all it holds; a missing one is fine."""
     if not is_remote(path):

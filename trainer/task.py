@@ -16,6 +16,7 @@ from trainer import recipes
 
 shared.define_records_flags()
 shared.define_recipe_flags()
+flags.adopt_module_key_flags(shared)
 
 _RUN_DIR = flags.DEFINE_string(
     "run_dir",

@@ -121,6 +121,7 @@ def convert(
     remote = storage.is_remote(records_dir)
     staging = records_dir if remote else f"{records_dir.rstrip(os.sep)}.partial"
     storage.remove_folder(staging)
+    made = storage.topmost_missing(staging)
     storage.make_folder(staging)
     try:
         card = _write(source, staging, splits, record_size, skip_bad, workers)
@@ -132,7 +133,7 @@ def convert(
             storage.remove_folder(records_dir)
             storage.rename(staging, records_dir)
     except BaseException:
-        storage.remove_folder(staging)
+        storage.remove_folder(made)
         raise
     log.info(
         "Records: %s: %d train + %d val examples, %d left out",

@@ -167,10 +167,10 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
         counts = tf.math.bincount(
             tf.cast(pairs, tf.int32), minlength=classes**2, maxlength=classes**2
         )
-        # TensorFlow keeps int32 on the host, and adds up over replicas either host or
-        # device values.
-        counts = tf.cast(counts, tf.int64)
-        return _add_over_replicas((counts, job.loss.sums(logits, masks)))
+        # TensorFlow keeps int32 on the host, and adds up over replicas only what lies
+        # on the devices; several values at once must be of one type.
+        counts = _add_over_replicas(tf.cast(counts, tf.int64))
+        return counts, _add_over_replicas(job.loss.sums(logits, masks))
 
     @tf.function
     def run_step(images: tf.Tensor, masks: tf.Tensor) -> Any:

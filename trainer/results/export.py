@@ -15,7 +15,9 @@ class _Exported(tf.Module):
     def __init__(self, model: keras.Model, spec: ModelSpec) -> None:
         super().__init__()
         self.model = model
-        self.label_names = tf.constant(spec.label_names)
+        # A variable, since a SavedModel keeps no constants as attributes.
+        with tf.device("/cpu:0"):
+            self.label_names = tf.Variable(spec.label_names, trainable=False)
         self._size = spec.image_size
 
     @tf.function(
