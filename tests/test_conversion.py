@@ -167,6 +167,58 @@ def test_leftovers_of_a_killed_conversion_do_not_matter(
     assert not (tmp_path / "r.partial").exists()
 
 
+def test_an_empty_folder_that_is_there_is_filled_in_place(
+    drawn: Path, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "r").symlink_to(tmp_path / "mount")
+    (tmp_path / "mount" / "train-00000.draft").write_bytes(b"of a killed conversion")
+    convert(drawn, tmp_path / "r")
+    cards.verify(str(tmp_path / "mount"))
+    (tmp_path / "second").mkdir()
+    spoil(dataset, "0002", 77)
+    with pytest.raises(SeamlineError, match="label 77"):
+        convert(dataset, tmp_path / "second")
+    assert os.listdir(tmp_path / "second") == []
+
+
+def test_a_failed_conversion_leaves_the_work_of_others_alone(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(dataset, "0002", 77)
+    refuse = conversion._refuse
+
+    def meanwhile(*values: object) -> None:
+        (tmp_path / "new" / "other").mkdir()
+        refuse(*values)
+
+    monkeypatch.setattr(conversion, "_refuse", meanwhile)
+    with pytest.raises(SeamlineError, match="label 77"):
+        convert(dataset, tmp_path / "new" / "r")
+    assert os.listdir(tmp_path / "new") == ["other"]
+
+
+def test_a_mask_without_a_photo_is_a_bad_pair(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "photos" / "0003.jpg").unlink()
+    with pytest.raises(SeamlineError, match=r"0003\.mat: has no photo"):
+        convert(dataset, tmp_path / "r")
+
+
+def test_an_edited_mask_of_the_same_size_makes_new_records(
+    drawn: Path, dataset: Path
+) -> None:
+    path = dataset / "annotations" / "pixel-level" / "0002.mat"
+    mask = scipy.io.loadmat(path)["groundtruth"]
+    scipy.io.savemat(path, {"groundtruth": mask})
+    size = path.stat().st_size
+    before = sources.open_folder(str(dataset), name="x").listing()
+    mask[:50] = 0
+    mask[0, 0] = 5
+    scipy.io.savemat(path, {"groundtruth": mask})
+    assert path.stat().st_size == size
+    assert sources.open_folder(str(dataset), name="x").listing() != before
+
+
 def test_verify_finds_a_flipped_byte_and_names_the_file(
     drawn: Path, tmp_path: Path
 ) -> None:

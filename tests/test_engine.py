@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from trainer.data import augment
 from trainer.data.inputs import Examples
-from trainer.engine import loop, state, steps
+from trainer.engine import loop, state, steps, strategy
 from trainer.engine.schedules import build_optimizer
 from trainer.engine.steps import Job
 from trainer.engine.strategy import build_strategy
@@ -29,6 +29,7 @@ SPEC = ModelSpec(
     preprocessing="encoder",
     image_size=32,
     batch_norm_momentum=0.9,
+    precision="float32",
     label_names=NAMES,
 )
 
@@ -264,7 +265,7 @@ def test_the_best_model_is_the_one_of_the_best_epoch(
 
 def test_a_loss_that_is_no_number_stops_with_step_and_picture(tmp_path: Path) -> None:
     job = make_job(tmp_path / "run", one_device(), learning_rate=1e20, clip_norm=0.0)
-    with pytest.raises(SeamlineError, match=r"not finite at step \d.*lower learning"):
+    with pytest.raises(SeamlineError, match=r"not finite at step \d.*try a lower one"):
         loop.train(job)
     assert (tmp_path / "run" / "figures" / "bad_batch.png").stat().st_size > 1000
 
@@ -324,6 +325,16 @@ def test_weight_decay_leaves_biases_and_batch_norms_alone() -> None:
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(SeamlineError, match="auto, one_device, mirrored"):
         build_strategy("cluster")
+
+
+def test_mirrored_training_never_falls_back_to_the_cpu_of_a_gpu_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategy, "_DRIVER", str(tmp_path))
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    with pytest.raises(SeamlineError, match="TensorFlow sees none"):
+        build_strategy("mirrored")
+    assert build_strategy("auto").num_replicas_in_sync == 1
 
 
 def test_virtual_devices_after_tensorflow_started_are_refused() -> None:

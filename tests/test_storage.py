@@ -60,6 +60,26 @@ def test_a_listening_host_is_reachable_and_a_closed_port_is_not() -> None:
     assert not storage.reachable(f"http://127.0.0.1:{port}/x")
 
 
+def test_behind_a_proxy_the_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        port = proxy.getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        assert storage.reachable("https://archive.invalid/x")
+    assert not storage.reachable("https://archive.invalid/x")
+
+
+def test_only_folders_made_by_us_and_empty_are_removed(tmp_path: Path) -> None:
+    path = str(tmp_path / "a" / "b" / "c")
+    missing = storage.missing_parents(path)
+    assert missing == [path, str(tmp_path / "a" / "b"), str(tmp_path / "a")]
+    storage.make_folder(path)
+    (tmp_path / "a" / "kept").write_text("")
+    storage.remove_empty_folders(missing)
+    assert os.listdir(tmp_path / "a") == ["kept"]
+    assert storage.missing_parents("gs://bucket/folder") == []
+
+
 def test_a_resolver_that_hangs_does_not_hold_us_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

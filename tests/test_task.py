@@ -76,6 +76,18 @@ def test_the_best_epochs_scores_are_those_of_the_evaluation(
     assert again["native"]["confusion"] == scores["native"]["confusion"]
 
 
+def test_a_file_that_cannot_be_written_is_one_line(finished_run: Path) -> None:
+    done = run_command(
+        "trainer.evaluate",
+        f"--run_dir={finished_run}",
+        "--output=no/such/folder/scores.json",
+        cwd=finished_run.parent.parent,
+    )
+    assert done.returncode == 42
+    assert "Traceback" not in done.stderr
+    assert "no/such/folder/scores.json.partial: No such file" in done.stderr
+
+
 @pytest.mark.parametrize("model", ["", "export"])
 def test_predict_writes_labels_at_the_photos_size_and_names_a_bad_photo(
     model: str, finished_run: Path, drawn: Path, tmp_path: Path

@@ -21,6 +21,7 @@ def spec(**changes: object) -> ModelSpec:
         "preprocessing": "encoder",
         "image_size": 128,
         "batch_norm_momentum": 0.99,
+        "precision": "float32",
         "label_names": CCP_LABELS,
     }
     return ModelSpec(**{**values, **changes})
@@ -127,11 +128,8 @@ def test_the_encoder_is_trained_as_asked(
 
 
 def test_logits_are_float32_whatever_the_model_computes_in() -> None:
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        model = build_model(spec(image_size=32))
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = build_model(spec(image_size=32, precision="bfloat16"))
+    assert keras.config.dtype_policy().name == "float32"
     logits = model(np.zeros((1, 32, 32, 3), np.float32))
     assert logits.dtype == "float32"
     assert model.get_layer("upsample_64").layers[0].compute_dtype == "bfloat16"
@@ -169,14 +167,14 @@ def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
 def test_auto_weights_fall_back_and_named_ones_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoders, "imagenet_available", lambda name: False)
-    assert encoders.resolve_weights("mobilenetv2", "auto") == "none"
+    monkeypatch.setattr(encoders, "imagenet_available", lambda name, **_: False)
+    assert encoders.resolve_weights("mobilenetv2", "auto", image_size=32) == "none"
     with pytest.raises(SeamlineError, match="cannot be reached"):
-        encoders.resolve_weights("mobilenetv2", "imagenet")
+        encoders.resolve_weights("mobilenetv2", "imagenet", image_size=32)
     with pytest.raises(SeamlineError, match="no such file"):
-        encoders.resolve_weights("mobilenetv2", "/nowhere.h5")
-    monkeypatch.setattr(encoders, "imagenet_available", lambda name: True)
-    assert encoders.resolve_weights("mobilenetv2", "auto") == "imagenet"
+        encoders.resolve_weights("mobilenetv2", "/nowhere.h5", image_size=32)
+    monkeypatch.setattr(encoders, "imagenet_available", lambda name, **_: True)
+    assert encoders.resolve_weights("mobilenetv2", "auto", image_size=32) == "imagenet"
 
 
 def test_cached_weights_count_as_available(
@@ -184,7 +182,23 @@ def test_cached_weights_count_as_available(
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(encoders.storage, "reachable", lambda url: False)
-    assert not encoders.imagenet_available("mobilenetv2")
+    assert not encoders.imagenet_available("mobilenetv2", image_size=128)
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "mobilenet_v2_weights_x.h5").write_bytes(b"")
-    assert encoders.imagenet_available("mobilenetv2")
+    name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_128_no_top.h5"
+    (tmp_path / "models" / name).write_bytes(b"")
+    assert encoders.imagenet_available("mobilenetv2", image_size=128)
+    # The file for another size is another file.
+    assert not encoders.imagenet_available("mobilenetv2", image_size=64)
+
+
+def test_cached_files_are_looked_for_under_the_names_that_keras_gives_them() -> None:
+    import inspect
+
+    from keras.src.applications import densenet, mobilenet_v2
+
+    file = encoders.find("densenet121").weights_file
+    assert f'"{file}"' in inspect.getsource(densenet)
+    source = inspect.getsource(mobilenet_v2)
+    start, end = encoders.find("mobilenetv2").weights_file.split("1.0_{size}")
+    assert start in source
+    assert end in source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import signal
@@ -27,6 +28,13 @@ _DEFINE: dict[str, Callable[..., Any]] = {
     "int": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
     "str": flags.DEFINE_string,
+}
+
+
+# A file that is not there, may not be read or written, or is of the wrong kind.
+_USER_ERRNOS = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 }
 
 
@@ -82,7 +90,11 @@ def define_records_flags() -> None:
         upper_bound=1.0,
     )
     flags.DEFINE_integer(
-        "split_seed", None, "seed of the split (new records: 0)", lower_bound=0
+        "split_seed",
+        None,
+        "seed of the split (new records: 0)",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
     )
     flags.DEFINE_bool(
         "skip_bad", False, "leave bad pairs out (the card lists them), do not refuse"
@@ -113,6 +125,11 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             code = main(argv[1:])
         except SeamlineError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
+            code = EXIT_USER_ERROR
+        except OSError as error:
+            if error.errno not in _USER_ERRNOS or not error.filename:
+                raise
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             code = EXIT_USER_ERROR
         except Stopped as stop:
             print(stop, file=sys.stderr, flush=True)

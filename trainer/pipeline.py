@@ -75,27 +75,28 @@ def run(
     if fallback:
         log.info("Encoder: %s", fallback)
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
+    inputs.check_batch_size(recipe.batch_size, devices.num_replicas_in_sync)
     identity = _identity(recipe, seed, precision, card)
     run_dir = run_dir or _default_run_dir(card, recipe_name, identity)
     _open_run(run_dir, identity, resume)
-    _write_config(run_dir, recipe_name, recipe, identity, records_dir, devices, notices)
-
-    keras.config.set_dtype_policy(
-        "float32" if precision == "float32" else f"mixed_{precision}"
-    )
     size = recipe.image_size
     train, val = (
         inputs.load(records_dir, card, split, image_size=size)
         for split in ("train", "val")
     )
-    job = _build_job(run_dir, recipe, card, seed, devices, train, val)
+    spec = _spec(recipe, card, precision)
+    job = _build_job(run_dir, spec, recipe, card, seed, devices, train, val)
+    _write_config(run_dir, recipe_name, recipe, identity, records_dir, devices, notices)
+    storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
     loop.train(job)
-    _conclude(run_dir, recipe, card, records_dir, train, val, seed, notices)
+    _conclude(run_dir, spec, recipe, card, records_dir, train, val, seed, notices)
 
 
 def _settle(recipe: Recipe) -> tuple[Recipe, str]:
     """Settles what the recipe leaves to the circumstances; says when it fell back."""
-    weights = encoders.resolve_weights(recipe.encoder, recipe.encoder_weights)
+    weights = encoders.resolve_weights(
+        recipe.encoder, recipe.encoder_weights, image_size=recipe.image_size
+    )
     random = weights == "none"
     fell_back = random and recipe.encoder_weights == "auto"
     training = recipe.encoder_training
@@ -130,8 +131,8 @@ def _open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
     Raises:
       SeamlineError: what differs; or `resume` forbids what would happen.
     """
-    path = storage.join(run_dir, "config.json")
-    there = storage.exists(path)
+    # Before its first checkpoint a run has nothing to lose.
+    there = storage.exists(storage.join(run_dir, "checkpoints", "last", "checkpoint"))
     if there and resume == "never":
         raise SeamlineError(
             f"--resume=never: {run_dir} holds a run; choose another --run_dir"
@@ -140,7 +141,8 @@ def _open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
         raise SeamlineError(f"--resume=must: {run_dir} holds no run to go on with")
     if not there:
         return
-    before = json.loads(storage.read_text(path))["identity"]
+    config = storage.read_text(storage.join(run_dir, "config.json"))
+    before = json.loads(config)["identity"]
     names = sorted({*before, *identity})
     differing = [
         f"{name}: {before.get(name)} there, {identity.get(name)} now"
@@ -206,6 +208,7 @@ def _commit() -> str | None:
 
 def _build_job(
     run_dir: str,
+    spec: ModelSpec,
     recipe: Recipe,
     card: Card,
     seed: int,
@@ -217,8 +220,6 @@ def _build_job(
     steps = recipe.steps_per_epoch or math.ceil(
         len(train.ids) * policy.copies / recipe.batch_size
     )
-    spec = _spec(recipe, card)
-    storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
     keras.utils.set_random_seed(seed)
     with devices.scope():
         model = build_model(
@@ -268,19 +269,21 @@ def _build_job(
     )
 
 
-def _spec(recipe: Recipe, card: Card) -> ModelSpec:
+def _spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
     return ModelSpec(
         encoder=recipe.encoder,
         encoder_training=recipe.encoder_training,
         preprocessing=recipe.preprocessing,
         image_size=recipe.image_size,
         batch_norm_momentum=recipe.batch_norm_momentum,
+        precision=precision,
         label_names=card.label_names,
     )
 
 
 def _conclude(
     run_dir: str,
+    spec: ModelSpec,
     recipe: Recipe,
     card: Card,
     records_dir: str,
@@ -290,7 +293,6 @@ def _conclude(
     notices: list[str],
 ) -> None:
     """Scores, export, pictures and report of the best model."""
-    spec = _spec(recipe, card)
     keras.utils.set_random_seed(seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
     picked = shown_examples(len(val.ids))

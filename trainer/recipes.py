@@ -7,6 +7,7 @@ flag that is given overrides the recipe's value.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from trainer.errors import SeamlineError
@@ -146,6 +147,10 @@ def check(recipe: Recipe) -> None:
             raise SeamlineError(
                 f"--{knob}={getattr(recipe, knob)}: must be at least {least}"
             )
+    for field in dataclasses.fields(Recipe):
+        value = getattr(recipe, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SeamlineError(f"--{field.name}={value}: must be a finite number")
     if not recipe.learning_rate > 0:
         raise SeamlineError(
             f"--learning_rate={recipe.learning_rate}: must be greater than 0"

@@ -12,6 +12,7 @@ import shutil
 import socket
 import threading
 import urllib.parse
+import urllib.request
 from types import ModuleType
 from typing import IO, Any
 
@@ -40,7 +41,7 @@ def _gfile(path: str) -> ModuleType:
             raise SeamlineError(
                 f"{path}: this TensorFlow has no file system for '{scheme}://' and "
                 f"tensorflow-io could not add it ({type(error).__name__}); use gs:// "
-                "or a local folder, or: pip install 'seamline[tensorflow-io]'"
+                "or a local folder, or: pip install tensorflow-io"
             ) from error
         if scheme not in tf.io.gfile.get_registered_schemes():
             raise SeamlineError(
@@ -88,12 +89,30 @@ def make_folder(path: str) -> None:
         ) from error
 
 
-def topmost_missing(path: str) -> str:
-    """The highest folder that has to be made for `path`: all in it will be ours."""
+def missing_parents(path: str) -> list[str]:
+    """The folders that must be made for `path`, itself first; `[]` for remote ones."""
+    missing = []
+    while not is_remote(path) and path and not os.path.exists(path):
+        missing.append(path)
+        path = os.path.dirname(path.rstrip(os.sep))
+    return missing
+
+
+def remove_empty_folders(paths: list[str]) -> None:
+    """Removes folders one after the other up to the first that holds something."""
+    for path in paths:
+        if list_folder(path):
+            return
+        if os.path.isdir(path):
+            os.rmdir(path)
+
+
+def remove_file(path: str) -> None:
+    """Removes a file."""
     if is_remote(path):
-        return path
-    parent = os.path.dirname(path.rstrip(os.sep)) or os.curdir
-    return path if os.path.exists(parent) else topmost_missing(parent)
+        _gfile(path).remove(path)
+    else:
+        os.remove(path)
 
 
 def remove_folder(path: str) -> None:
@@ -153,14 +172,23 @@ def write_text(path: str, content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
+def _first_hop(url: str) -> tuple[str, int]:
+    """Host and port that a request for `url` connects to; a proxy's if one is set."""
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    default = 443 if parts.scheme == "https" else 80
+    return parts.hostname or "", parts.port or default
+
+
 def reachable(url: str, seconds: float = 4.0) -> bool:
-    """True when the host of `url` accepts a connection within `seconds`.
+    """True when the host of `url`, or the proxy for it, answers within `seconds`.
 
     The attempt runs in a thread, since looking up a name has no time limit of its own:
     on a machine without a network the resolver alone may take 30 s or more.
     """
-    parts = urllib.parse.urlsplit(url)
-    address = (parts.hostname, parts.port or (80 if parts.scheme == "http" else 443))
+    address = _first_hop(url)
     answers: list[bool] = []
 
     def connect() -> None:

@@ -25,7 +25,11 @@ _RUN_DIR = flags.DEFINE_string(
     "dataset, encoder, recipe and a digest of all values)",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "seed of initial weights, order and augmentation", lower_bound=0
+    "seed",
+    0,
+    "seed of initial weights, order and augmentation",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
 )
 _PRECISION = flags.DEFINE_enum(
     "precision",

@@ -47,6 +47,8 @@ def split_ids(
       SeamlineError: a side would be empty.
     """
     ordered = sorted(ids)
+    if not 0 <= fraction <= 1:
+        raise SeamlineError(f"--split_fraction={fraction}: must lie in 0..1")
     held_out = math.ceil(fraction * len(ordered))
     if not 0 < held_out < len(ordered):
         raise SeamlineError(
@@ -105,6 +107,7 @@ def convert(
       SeamlineError: bad pairs (all of them are listed), or a folder that holds
         something else; nothing is left behind.
     """
+    _clear_leftovers(records_dir)
     if storage.list_folder(records_dir):
         raise SeamlineError(
             f"--records_dir={records_dir}: holds files but no dataset card; empty it "
@@ -117,11 +120,13 @@ def convert(
             strict=True,
         )
     )
-    # A folder cannot be renamed in a bucket; there, the card alone makes the dataset.
-    remote = storage.is_remote(records_dir)
-    staging = records_dir if remote else f"{records_dir.rstrip(os.sep)}.partial"
-    storage.remove_folder(staging)
-    made = storage.topmost_missing(staging)
+    # A folder in a bucket or a mount point cannot be renamed; there, the card alone
+    # makes the dataset.
+    in_place = storage.is_remote(records_dir) or os.path.exists(records_dir)
+    staging = records_dir if in_place else f"{records_dir.rstrip(os.sep)}.partial"
+    if not in_place:
+        storage.remove_folder(staging)
+    missing = storage.missing_parents(staging)
     storage.make_folder(staging)
     try:
         card = _write(source, staging, splits, record_size, skip_bad, workers)
@@ -129,11 +134,11 @@ def convert(
             card, split={"seed": split_seed, "fraction": split_fraction}
         )
         cards.write_card(staging, card)
-        if not remote:
-            storage.remove_folder(records_dir)
+        if not in_place:
             storage.rename(staging, records_dir)
     except BaseException:
-        storage.remove_folder(made)
+        _clear_leftovers(staging)
+        storage.remove_empty_folders(missing)
         raise
     log.info(
         "Records: %s: %d train + %d val examples, %d left out",
@@ -152,7 +157,10 @@ def _write(
     skip_bad: bool,
     workers: int,
 ) -> Card:
-    bad: list[BadSample] = []
+    bad = [
+        BadSample(mask, "has no photo of the same name; add it or remove the mask")
+        for mask in source.orphans
+    ]
     sizes: collections.Counter[str] = collections.Counter()
     tallies, shards = {}, {}
     bar = progress.Bar("converting", total=len(source.files), unit="pairs")
@@ -177,6 +185,15 @@ def _write(
     bar.close()
     _refuse(bad, tallies, skip_bad)
     return _card(source, record_size, tallies, shards, bad, sizes)
+
+
+def _clear_leftovers(folder: str) -> None:
+    """Removes shards that no card vouches for: of a conversion that was killed."""
+    names = storage.list_folder(folder)
+    if cards.CARD_NAME not in names:
+        for name in names:
+            if records.SHARD_NAME.fullmatch(name):
+                storage.remove_file(storage.join(folder, name))
 
 
 def _tally(classes: int) -> _Tally:

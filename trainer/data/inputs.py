@@ -44,11 +44,13 @@ def load(records_dir: str, card: Card, split: str, *, image_size: int) -> Exampl
       SeamlineError: a damaged shard, or more than half of this machine's memory.
     """
     count = card.splits[split]["examples"]
-    needed = count * image_size**2 * 4
+    total = sum(part["examples"] for part in card.splits.values())
+    # TensorFlow keeps a copy of its own.
+    needed = 2 * total * image_size**2 * 4
     limit = memory_limit() // 2
     if needed > limit:
         raise SeamlineError(
-            f"{records_dir}: {count} examples of {image_size}x{image_size} need "
+            f"{records_dir}: {total} examples of {image_size}x{image_size} need "
             f"{needed >> 20} MB, more than half of the memory here "
             f"({limit >> 20} MB); use a smaller --image_size or a larger machine"
         )
@@ -194,13 +196,22 @@ def ordered_batches(
     return _pipeline(batch, 0, -(-count // batch_size), share)
 
 
-def _rows(batch_size: int, share: Share) -> int:
-    if batch_size % share.pieces:
-        low = max(batch_size // share.pieces, 1) * share.pieces
+def check_batch_size(batch_size: int, pieces: int) -> None:
+    """Refuses a global batch that `pieces` replicas cannot share alike.
+
+    Raises:
+      SeamlineError: names the nearest that they can.
+    """
+    if batch_size % pieces:
+        low = max(batch_size // pieces, 1) * pieces
         raise SeamlineError(
-            f"--batch_size={batch_size}: must be a multiple of the {share.pieces} "
-            f"replicas; nearest: {low} or {low + share.pieces}"
+            f"--batch_size={batch_size}: must be a multiple of the {pieces} replicas; "
+            f"nearest: {low} or {low + pieces}"
         )
+
+
+def _rows(batch_size: int, share: Share) -> int:
+    check_batch_size(batch_size, share.pieces)
     return batch_size // share.pieces
 
 

@@ -14,6 +14,7 @@ An Example holds, all as one value each:
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from trainer.data.card import Card, digest
 from trainer.errors import SeamlineError
 
 SPLITS = ("train", "val")
+SHARD_NAME = re.compile(r"(train|val)-\d{5}(\.draft|-of-\d{5}\.tfrecord)")
 _JPEG_QUALITY = 95
 _SHARD_BYTES = 150 << 20
 

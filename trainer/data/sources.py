@@ -69,6 +69,7 @@ class Source:
       label_names: class names in id order.
       files: image id -> (photo, mask), paths relative to `folder`; sorted by id.
       notice: what must be said of any result, or "".
+      orphans: masks without a photo, paths relative to `folder`.
     """
 
     name: str
@@ -76,15 +77,22 @@ class Source:
     label_names: list[str]
     files: dict[str, tuple[str, str]]
     notice: str = ""
+    orphans: tuple[str, ...] = ()
 
     def listing(self) -> str:
-        """Digest of names and sizes of all files: changes when the source does."""
-        rows = [
-            f"{name} {os.path.getsize(os.path.join(self.folder, name))}"
-            for pair in self.files.values()
-            for name in pair
-        ]
-        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+        """Digest that changes when the source does.
+
+        Over names, the masks' bytes, the label names and the photos' sizes: an edited
+        mask often keeps its size, while reading all photos would take minutes.
+        """
+        digest = hashlib.sha256("\n".join(self.label_names).encode())
+        for photo, mask in self.files.values():
+            place = os.path.join(self.folder, photo)
+            size = os.path.getsize(place) if os.path.exists(place) else -1
+            digest.update(f"{photo} {size} {mask}".encode())
+            with open(os.path.join(self.folder, mask), "rb") as file:
+                digest.update(file.read())
+        return digest.hexdigest()
 
     def read(self, image_id: str) -> Sample:
         """Reads one pair.
@@ -120,9 +128,12 @@ def _size(array: np.ndarray) -> str:
 
 
 def _read_photo(folder: str, file: str) -> np.ndarray:
-    with open(os.path.join(folder, file), "rb") as opened:
-        encoded = opened.read()
     fix = "replace the photo"
+    try:
+        with open(os.path.join(folder, file), "rb") as opened:
+            encoded = opened.read()
+    except OSError as error:
+        raise BadSample(file, f"cannot be read ({error.strerror}); {fix}") from error
     is_jpeg = encoded[:2] == b"\xff\xd8"
     # OpenCV paints the missing rows of a truncated JPEG grey and says nothing, so look
     # for the end-of-image marker (ITU T.81, B.1.1.3), padding aside.
@@ -185,7 +196,8 @@ def open_folder(folder: str, *, name: str, notice: str = "") -> Source:
             f"--dataset={folder}: no pairs: {len(photos)} photos in {_PHOTOS}/, "
             f"{len(masks)} masks in {_MASKS}/, none with the same name"
         )
-    return Source(name, folder, _read_label_names(folder), files, notice)
+    orphans = tuple(masks[stem] for stem in sorted({*masks} - {*photos}))
+    return Source(name, folder, _read_label_names(folder), files, notice, orphans)
 
 
 def _listed(folder: str, part: str, endings: tuple[str, ...]) -> list[str]:

@@ -172,6 +172,6 @@ def _refuse_bad_loss(job: Job, step: int) -> None:
     storage.write_bytes(path, picture.tobytes())
     raise SeamlineError(
         f"--learning_rate={float(job.optimizer.learning_rate):.3g}: the loss is not "
-        f"finite at step {step} (its batch: {path}); try a lower learning rate or "
-        "--clip_norm=1"
+        f"finite at step {step} (its batch: {path}); try a lower one, or "
+        "--clip_norm=1, with another --run_dir"
     )

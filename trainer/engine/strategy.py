@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import tensorflow as tf
 
@@ -10,6 +11,8 @@ from trainer.data.inputs import Share
 from trainer.errors import SeamlineError
 
 log = logging.getLogger("seamline")
+
+_DRIVER = "/proc/driver/nvidia"
 
 STRATEGIES = ("auto", "one_device", "mirrored")
 
@@ -29,7 +32,7 @@ def build_strategy(
     """
     if name not in STRATEGIES:
         raise SeamlineError(f"--strategy={name}: choose one of {', '.join(STRATEGIES)}")
-    devices = _devices(num_virtual_devices)
+    devices = _devices(name, num_virtual_devices)
     if name == "mirrored" or (name == "auto" and len(devices) > 1):
         strategy = tf.distribute.MirroredStrategy(devices)
     else:
@@ -44,7 +47,7 @@ def build_strategy(
     return strategy
 
 
-def _devices(num_virtual_devices: int) -> list[str]:
+def _devices(name: str, num_virtual_devices: int) -> list[str]:
     if num_virtual_devices:
         cpu = tf.config.list_physical_devices("CPU")[0]
         parts = [tf.config.LogicalDeviceConfiguration()] * num_virtual_devices
@@ -57,6 +60,17 @@ def _devices(num_virtual_devices: int) -> list[str]:
             ) from error
         return [f"/cpu:{index}" for index in range(num_virtual_devices)]
     gpus = tf.config.list_logical_devices("GPU")
+    if not gpus and os.path.exists(_DRIVER):
+        if name == "mirrored":
+            raise SeamlineError(
+                f"--strategy=mirrored: {_DRIVER} says that there are GPUs, but "
+                "TensorFlow sees none; pip install 'tensorflow[and-cuda]'"
+            )
+        log.info(
+            "Note: TensorFlow sees no GPU, though %s is there; training on the CPU. "
+            "pip install 'tensorflow[and-cuda]' mends it",
+            _DRIVER,
+        )
     return [f"/gpu:{index}" for index in range(len(gpus))] or ["/cpu:0"]
 
 

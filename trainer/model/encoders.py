@@ -32,13 +32,14 @@ class Encoder:
       constructor: takes `include_top`, `weights`, `input_shape`.
       skips: names of the layers at strides 2, 4, 8, 16, 32.
       rescaling: (scale, offset) that maps 0..255 to what the network was trained on.
-      file_prefix: how Keras names the cached ImageNet weights file.
+      weights_file: how Keras names the cached ImageNet weights without the top;
+        `{size}` is the input size they were trained at.
     """
 
     constructor: Callable[..., keras.Model]
     skips: tuple[str, ...]
     rescaling: tuple[float | list[float], float | list[float]]
-    file_prefix: str
+    weights_file: str
 
 
 ENCODERS = {
@@ -46,7 +47,7 @@ ENCODERS = {
         keras.applications.DenseNet121,
         ("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
         _TORCH,
-        "densenet121_weights",
+        "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
     "mobilenetv2": Encoder(
         keras.applications.MobileNetV2,
@@ -58,7 +59,7 @@ ENCODERS = {
             "block_16_project",
         ),
         _TF,
-        "mobilenet_v2_weights",
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5",
     ),
 }
 
@@ -82,25 +83,32 @@ def _cache_folder() -> str:
     return os.path.join(home, "models")
 
 
-def imagenet_available(name: str) -> bool:
+def imagenet_available(name: str, *, image_size: int) -> bool:
     """True when Keras has the weights in its cache or their host can be reached."""
-    cache = _cache_folder()
-    cached = os.listdir(cache) if os.path.isdir(cache) else []
-    if any(file.startswith(find(name).file_prefix) for file in cached):
+    # keras.applications.MobileNetV2 has weights for these sizes, 224 serves others.
+    size = image_size if image_size in (96, 128, 160, 192, 224) else 224
+    file = find(name).weights_file.format(size=size)
+    if os.path.exists(os.path.join(_cache_folder(), file)):
         return True
     return storage.reachable(_WEIGHTS_HOST)
 
 
-def resolve_weights(name: str, weights: str) -> str:
+def resolve_weights(name: str, weights: str, *, image_size: int) -> str:
     """`weights` with "auto" settled as "imagenet" or "none".
+
+    Args:
+      name: a key of `ENCODERS`.
+      weights: "auto", "imagenet", "none" or a weights file.
+      image_size: height and width of the model's input.
 
     Raises:
       SeamlineError: weights asked for by name that cannot be had.
     """
     find(name)
     if weights == "auto":
-        return "imagenet" if imagenet_available(name) else "none"
-    if weights == "imagenet" and not imagenet_available(name):
+        found = imagenet_available(name, image_size=image_size)
+        return "imagenet" if found else "none"
+    if weights == "imagenet" and not imagenet_available(name, image_size=image_size):
         raise SeamlineError(
             f"--encoder_weights=imagenet: the weights of {name} are not in "
             f"{_cache_folder()} and {_WEIGHTS_HOST} cannot be "
@@ -126,9 +134,10 @@ def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
       SeamlineError: the weights do not fit or cannot be had.
     """
     encoder = find(name)
+    # Keras raises a bare Exception where a download fails.
     try:
         base = _construct(encoder, image_size, weights)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise SeamlineError(
             f"--encoder_weights={weights}: cannot be loaded into {name} ({reason}); "

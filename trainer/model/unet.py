@@ -15,13 +15,18 @@ UPSAMPLE_FILTERS = (512, 256, 128, 64)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """All that is needed to build the same model again; saved as `model.json`."""
+    """All that is needed to build the same model again; saved as `model.json`.
+
+    `precision` is "float32" or "bfloat16": what layers compute in, not what weights
+    and logits are.
+    """
 
     encoder: str
     encoder_training: str
     preprocessing: str
     image_size: int
     batch_norm_momentum: float
+    precision: str
     label_names: list[str]
 
     @property
@@ -78,6 +83,20 @@ def build_model(
     Raises:
       SeamlineError: an unknown encoder, or weights that do not fit.
     """
+    before = keras.config.dtype_policy()
+    mixed = "float32" if spec.precision == "float32" else f"mixed_{spec.precision}"
+    keras.config.set_dtype_policy(mixed)
+    try:
+        model = _assemble(spec, encoder_weights)
+    finally:
+        keras.config.set_dtype_policy(before)
+    if synchronized:
+        for layer in batch_norms(model):
+            layer.synchronized = True
+    return model
+
+
+def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
     encoder = encoders.build_encoder(
         spec.encoder, image_size=spec.image_size, weights=encoder_weights
     )
@@ -98,11 +117,7 @@ def build_model(
     )(x)
     if logits.dtype != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
-    model = keras.Model(image, logits, name="unet")
-    if synchronized:
-        for layer in batch_norms(model):
-            layer.synchronized = True
-    return model
+    return keras.Model(image, logits, name="unet")
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
