@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 log = logging.getLogger("seamline")
 
-_FIRST_LINE_S, _LINE_EVERY_S = 10.0, 30.0
+_RATE_AFTER_S, _LINE_EVERY_S = 3.0, 30.0
 
 
 class Bar:
@@ -42,7 +42,7 @@ class Bar:
         # The first unit carries what happens once, such as compiling: rates start
         # after it.
         self._start, self._initial = math.nan, initial
-        self._next_line = time.monotonic() + _FIRST_LINE_S
+        self._next_line = math.inf
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -59,6 +59,7 @@ class Bar:
         now = time.monotonic()
         if math.isnan(self._start):
             self._start, self._initial = now, self._done
+            self._next_line = now + _RATE_AFTER_S
         if self._bar is not None:
             self._bar.set_postfix_str(self._text(now, note), refresh=False)
             self._bar.update(count)

@@ -57,6 +57,7 @@ def train(job: Job) -> list[dict[str, Any]]:
         scale=job.batch_size,
         scale_unit="images",
     )
+    log.info("Compiling the training step, then %d steps", total - progress.step)
     with StopSignals() as stop:
         while progress.epoch < job.epochs:
             _train_epoch(job, progress, batches, run_steps, bar, stop, checkpoints)
