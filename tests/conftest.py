@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from trainer.data import conversion, sample, sources
+from trainer.data import conversion, preparation, sample, sources
 
 # Two logical CPUs, so that two replicas can be tested in this process; TensorFlow
 # allows the split only before its first op.
@@ -45,7 +45,7 @@ def records_dir(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`drawn` as records: 11 train, 3 val; tests must not change it."""
     folder = tmp_path_factory.mktemp("records") / "drawn"
     source = sources.open_folder(str(drawn), name="drawn")
-    conversion.convert(source, str(folder), **conversion.NEW_RECORDS)
+    conversion.convert(source, str(folder), **preparation.NEW_RECORDS)
     return folder
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data import augment, card, inputs, records
+from trainer.data import augment, card, images, inputs, records
 from trainer.data.inputs import Examples, Share
 from trainer.errors import SeamlineError
 
@@ -113,14 +113,14 @@ def test_loaded_examples_are_the_records_at_the_models_size(records_dir: Path) -
     assert examples.ids == found.splits["val"]["ids"]
     assert examples.images.shape == (3, 64, 64, 3)
     first = next(records.read(str(records_dir), found, "val"))
-    mask = records.resize_mask(records.decode_mask(first.mask), 64, 64)
+    mask = images.resize_mask(images.decode_mask(first.mask), 64, 64)
     np.testing.assert_array_equal(examples.masks[0], mask)
 
 
 def test_examples_that_do_not_fit_into_memory_are_refused(
     records_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "memory_limit", lambda: 1 << 16)
+    monkeypatch.setattr(inputs.machine, "memory_limit", lambda: 1 << 16)
     found = card.read_card(str(records_dir))
     with pytest.raises(SeamlineError, match="more than half of the memory"):
         inputs.load(str(records_dir), found, "train", image_size=128)

@@ -1,7 +1,9 @@
-"""Convert: photos and masks -> sharded TFRecords and a dataset card.
+"""Convert: photos and masks -> sharded TFRecords, a dataset card and its pictures.
 
-python -m trainer.convert --dataset=/data/clothing-co-parsing --records_dir=records/ccp
-python -m trainer.convert --verify --records_dir=records/ccp
+    python -m trainer.convert --dataset=/data/ccp --records_dir=records/ccp
+    python -m trainer.convert --verify --records_dir=records/ccp
+
+Killed at any moment, the same command goes on with the shards that are done.
 """
 
 from __future__ import annotations
@@ -20,18 +22,39 @@ _VERIFY = flags.DEFINE_bool(
 )
 
 
+_SHARD_INDEX = flags.DEFINE_integer(
+    "shard_index",
+    0,
+    "which of --num_hosts hosts this is; it writes every num_hosts-th shard",
+    lower_bound=0,
+)
+_NUM_HOSTS = flags.DEFINE_integer(
+    "num_hosts",
+    1,
+    "hosts that share the conversion, each with its --shard_index; the last one done "
+    "checks the others' shards and seals the dataset",
+    lower_bound=1,
+)
+
+
 def main(argv: list[str]) -> None:
     """Flags, then one call."""
     shared.refuse_positional(argv)
     with shared.quiet_imports():
-        from trainer.data import card, conversion
+        from trainer import dataset
+        from trainer.data import verification
     arguments = shared.records_arguments()
     if not _VERIFY.value:
-        conversion.prepare(**arguments)
+        dataset.prepare(
+            **arguments,
+            draw=True,
+            shard_index=_SHARD_INDEX.value,
+            num_hosts=_NUM_HOSTS.value,
+        )
         return
     if not arguments["records_dir"]:
         raise SeamlineError("--verify needs --records_dir: the folder to check")
-    checked = card.verify(arguments["records_dir"])
+    checked = verification.verify(arguments["records_dir"])
     logging.getLogger("seamline").info(
         "Verified: %s: %d examples, fingerprint %s",
         arguments["records_dir"],

@@ -13,6 +13,8 @@ _RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run", required
 _RECORDS_DIR = flags.DEFINE_string(
     "records_dir", None, "records to score on (default: those it was trained on)"
 )
+shared.define_stage_flag()
+flags.adopt_module_key_flags(shared)
 _SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "part of the records")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file for all scores (default: none)"
@@ -27,6 +29,7 @@ def main(argv: list[str]) -> None:
     pipeline.evaluate_run(
         run_dir=_RUN_DIR.value,
         records_dir=_RECORDS_DIR.value,
+        stage_dir=flags.FLAGS.stage_dir,
         split=_SPLIT.value,
         output=_OUTPUT.value,
     )

@@ -17,6 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from trainer.errors import EXIT_USER_ERROR, SeamlineError, Stopped
+from trainer.layout import Layout
 from trainer.recipes import RECIPES, Recipe
 
 # TensorFlow reads this when it is imported. Without a GPU driver it reports at error
@@ -102,12 +103,75 @@ def define_records_flags() -> None:
     flags.DEFINE_integer(
         "workers", 0, "parallel readers at conversion; 0: one a core", lower_bound=0
     )
+    for place in dataclasses.fields(Layout):
+        text = place.metadata["help"]
+        if place.default not in (dataclasses.MISSING, None, ""):
+            shown = place.default
+            shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
+            text = f"{text} ({shown})"
+        flags.DEFINE_string(place.name, None, text)
+
+
+def define_stage_flag() -> None:
+    """Whether records are copied before they are read."""
+    flags.DEFINE_string(
+        "stage_dir",
+        None,
+        "local folder to copy records to before they are read, every byte checked; "
+        "shards that are there are used again (default: read them where they are)",
+    )
 
 
 def records_arguments() -> dict[str, Any]:
-    """The values of `define_records_flags` as keyword arguments."""
+    """The values of `define_records_flags` as keyword arguments.
+
+    Raises:
+      SeamlineError: flags of a layout that do not go together.
+    """
     names = ("dataset", "records_dir", "record_size", "split_fraction", "split_seed")
-    return {name: flags.FLAGS[name].value for name in (*names, "skip_bad", "workers")}
+    values = {name: flags.FLAGS[name].value for name in (*names, "skip_bad", "workers")}
+    return {**values, "layout": _layout()}
+
+
+def _layout() -> Layout | None:
+    """The layout that flags describe; None where none of them was given."""
+    fields = dataclasses.fields(Layout)
+    values = {place.name: flags.FLAGS[place.name].value for place in fields}
+    given: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
+    if not given:
+        return None
+    for place in fields:
+        if place.default is dataclasses.MISSING and not given.get(place.name):
+            name, value = next(iter(given.items()))
+            raise SeamlineError(
+                f"--{name}={value}: goes with --{place.name}; give that too "
+                f"({place.metadata['help']})"
+            )
+    _refuse_beside("images_dir", given, "dataset")
+    for name in ("train_ids", "val_ids"):
+        _refuse_beside(name, given, "split_fraction", "split_seed")
+    if "ignore_ids" in given:
+        given["ignore_ids"] = _integers("ignore_ids", given["ignore_ids"])
+    return Layout(**given)
+
+
+def _refuse_beside(name: str, given: dict[str, Any], *others: str) -> None:
+    """Refuses flags that say the same as `name` in another way."""
+    for other in others:
+        if name in given and flags.FLAGS[other].present:
+            raise SeamlineError(
+                f"--{name}={given[name]}: --{other}={flags.FLAGS[other].value} says "
+                "something else; give one of the two"
+            )
+
+
+def _integers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError as error:
+        raise SeamlineError(
+            f"--{name}={text}: not integers joined by commas, such as 0,255"
+        ) from error
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

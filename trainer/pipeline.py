@@ -17,8 +17,8 @@ import keras
 import tensorflow as tf
 
 import trainer
-from trainer import recipes, storage
-from trainer.data import augment, conversion, inputs
+from trainer import dataset, recipes, storage
+from trainer.data import augment, inputs
 from trainer.data.card import Card, read_card
 from trainer.data.inputs import Examples
 from trainer.engine import evaluation, loop, schedules, state
@@ -44,6 +44,7 @@ def run(
     recipe_name: str,
     recipe: Recipe,
     records: dict[str, Any],
+    stage_dir: str | None,
     run_dir: str | None,
     seed: int,
     precision: str,
@@ -56,7 +57,8 @@ def run(
     Args:
       recipe_name: what `config.json` calls the recipe.
       recipe: all that shapes the training, checked.
-      records: keyword arguments of `conversion.prepare`.
+      records: keyword arguments of `dataset.prepare`.
+      stage_dir: local folder to copy records to before they are read, or None.
       run_dir: where results go; None: a folder under `runs/` named after all that
         shapes the result, so that the same command finds its run again.
       seed: of initial weights, order and augmentation.
@@ -70,8 +72,10 @@ def run(
     """
     losses.check_name(recipe.loss)
     recipe, fallback = _settle(recipe)
-    records_dir, card, notice = conversion.prepare(**records)
-    notices = [text for text in (fallback, notice) if text]
+    prepared = dataset.prepare(**records)
+    card = prepared.card
+    assert card is not None, "one host alone always seals"
+    notices = [text for text in (fallback, prepared.notice) if text]
     if fallback:
         log.info("Encoder: %s", fallback)
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
@@ -79,6 +83,7 @@ def run(
     identity = _identity(recipe, seed, precision, card)
     run_dir = run_dir or _default_run_dir(card, recipe_name, identity)
     _open_run(run_dir, identity, resume)
+    records_dir = dataset.stage(prepared.records_dir, stage_dir)
     size = recipe.image_size
     train, val = (
         inputs.load(records_dir, card, split, image_size=size)
@@ -86,7 +91,8 @@ def run(
     )
     spec = _spec(recipe, card, precision)
     job = _build_job(run_dir, spec, recipe, card, seed, devices, train, val)
-    _write_config(run_dir, recipe_name, recipe, identity, records_dir, devices, notices)
+    place = prepared.records_dir
+    _write_config(run_dir, recipe_name, recipe, identity, place, devices, notices)
     storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
     loop.train(job)
     _conclude(run_dir, spec, recipe, card, records_dir, train, val, seed, notices)
@@ -322,13 +328,19 @@ def _conclude(
 
 
 def evaluate_run(
-    *, run_dir: str, records_dir: str | None, split: str, output: str | None
+    *,
+    run_dir: str,
+    records_dir: str | None,
+    stage_dir: str | None,
+    split: str,
+    output: str | None,
 ) -> dict[str, Any]:
     """Scores the best model of a run on a split of records; prints two lines.
 
     Args:
       run_dir: of the run.
       records_dir: None: those it was trained on.
+      stage_dir: local folder to copy records to before they are read, or None.
       split: "train" or "val"; original-size masks are stored for "val" only, so
         `native` scores of "train" are at the record size.
       output: JSON file for what `scores.json` holds, or None.
@@ -348,6 +360,7 @@ def evaluate_run(
             f"--records_dir={records_dir}: its {len(card.label_names)} classes are not "
             f"the {spec.classes} of the model in {run_dir}"
         )
+    records_dir = dataset.stage(records_dir, stage_dir)
     examples = inputs.load(records_dir, card, split, image_size=spec.image_size)
     scores = evaluation.evaluate(
         evaluation.compile_predictor(model)(examples.images),

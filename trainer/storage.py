@@ -1,22 +1,40 @@
 """One seam to files, local or `gs://`.
 
-Local paths use the standard library alone, so that commands without TensorFlow stay
-quick. Paths with a scheme go through `tf.io.gfile`, whose Linux wheels speak `gs://`.
+Local paths use the standard library alone and `gs://` the Cloud Storage client, so that
+commands without TensorFlow stay quick. TensorFlow reads and writes some files itself
+(records, checkpoints, exports) through a client for `gs://` of its own, and so do
+`open_file` and `rename`.
 """
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import dataclasses
 import os
 import shutil
 import socket
 import threading
 import urllib.parse
 import urllib.request
-from types import ModuleType
+from collections.abc import Iterator
 from typing import IO, Any
 
+from trainer import bucket_client, buckets, disk, tf_files
 from trainer.errors import SeamlineError
+
+
+@dataclasses.dataclass(frozen=True)
+class FileInfo:
+    """What is known of a file without reading a bucket's content.
+
+    Attributes:
+      size: in bytes.
+      crc32c: of its content, big-endian in base64 as Cloud Storage gives it; None in
+        listings of local folders, where all files would have to be read.
+    """
+
+    size: int
+    crc32c: str | None
 
 
 def is_remote(path: str) -> bool:
@@ -24,30 +42,18 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def _gfile(path: str) -> ModuleType:
-    """`tf.io.gfile`, once it is certain that it knows the scheme of `path`.
+def _in_bucket(path: str) -> bool:
+    """True for `gs://`, False for local paths.
 
     Raises:
-      SeamlineError: no file system is registered for the scheme. `tensorflow_io`, which
-        registers some, is tried first (it loads with some TensorFlow releases only).
+      SeamlineError: a path with another scheme.
     """
-    import tensorflow as tf
-
-    scheme = path.split("://")[0]
-    if scheme not in tf.io.gfile.get_registered_schemes():
-        try:
-            importlib.import_module("tensorflow_io")
-        except Exception as error:
-            raise SeamlineError(
-                f"{path}: this TensorFlow has no file system for '{scheme}://' and "
-                f"tensorflow-io could not add it ({type(error).__name__}); use gs:// "
-                "or a local folder, or: pip install tensorflow-io"
-            ) from error
-        if scheme not in tf.io.gfile.get_registered_schemes():
-            raise SeamlineError(
-                f"{path}: no file system for '{scheme}://'; use gs:// or a local folder"
-            )
-    return tf.io.gfile
+    if is_remote(path) and not path.startswith("gs://"):
+        raise SeamlineError(
+            f"{path}: no file system for '{path.split('://')[0]}://'; use gs:// or a "
+            "local folder"
+        )
+    return is_remote(path)
 
 
 def join(folder: str, *names: str) -> str:
@@ -59,27 +65,63 @@ def join(folder: str, *names: str) -> str:
 
 def exists(path: str) -> bool:
     """True when a file or folder is there."""
-    return _gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
+    return buckets.exists(path) if _in_bucket(path) else os.path.exists(path)
 
 
 def size(path: str) -> int:
-    """Length of a file in bytes."""
-    return _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
+    """Length of a file in bytes.
+
+    Raises:
+      FileNotFoundError: it is not there.
+    """
+    return buckets.require(path).size if _in_bucket(path) else os.path.getsize(path)
+
+
+def info(path: str) -> FileInfo | None:
+    """Size and checksum of a file, None when it is not there.
+
+    Only local files are read for it.
+    """
+    if _in_bucket(path):
+        found = buckets.info(path)
+        return None if found is None else FileInfo(found.size, found.crc32c)
+    if not os.path.isfile(path):
+        return None
+    return FileInfo(os.path.getsize(path), disk.crc32c(path))
+
+
+def list_files(folder: str) -> dict[str, FileInfo]:
+    """All files below a folder, `{}` when there is no such folder.
+
+    Returns:
+      By name relative to `folder`, with `/` separators, sorted. Linked local folders
+      are followed.
+    """
+    if _in_bucket(folder):
+        found = buckets.list_files(folder)
+        return {name: FileInfo(x.size, x.crc32c) for name, x in found.items()}
+    sizes = disk.list_files(folder)
+    return {name: FileInfo(size, None) for name, size in sizes.items()}
 
 
 def list_folder(path: str) -> list[str]:
     """Sorted names in a folder, `[]` when there is no such folder."""
-    if is_remote(path):
-        if not _gfile(path).isdir(path):
-            return []
-        return sorted(name.rstrip("/") for name in _gfile(path).listdir(path))
+    if _in_bucket(path):
+        return buckets.list_folder(path)
     return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder and its parents; one that exists is fine."""
-    if is_remote(path):
-        _gfile(path).makedirs(path)
+    """Makes a folder and its parents; one that exists is fine.
+
+    A bucket has no folders, only files with slashes in their names; there it is checked
+    that the bucket exists.
+
+    Raises:
+      SeamlineError: it cannot be made, or there is no such bucket.
+    """
+    if _in_bucket(path):
+        bucket_client.check_bucket(path)
         return
     try:
         os.makedirs(path, exist_ok=True)
@@ -108,38 +150,108 @@ def remove_empty_folders(paths: list[str]) -> None:
 
 
 def remove_file(path: str) -> None:
-    """Removes a file."""
-    if is_remote(path):
-        _gfile(path).remove(path)
+    """Removes a file; a missing one is fine."""
+    if _in_bucket(path):
+        buckets.remove(path)
     else:
-        os.remove(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def remove_folder(path: str) -> None:
     """Removes a folder and all it holds; a missing one is fine."""
-    if not is_remote(path):
+    if _in_bucket(path):
+        buckets.remove_all(path)
+    else:
         shutil.rmtree(path, ignore_errors=True)
-    elif _gfile(path).exists(path):
-        _gfile(path).rmtree(path)
+
+
+def create(path: str, content: bytes) -> bool:
+    """Writes a file unless one is there; a reader sees all of it or nothing.
+
+    Parents are made.
+
+    Returns:
+      True when this very call wrote the file, False when one was there: then nothing
+      is changed. Of many calls at the same moment one gets True.
+    """
+    if _in_bucket(path):
+        return buckets.create(path, content)
+    return disk.create(path, content)
+
+
+def upload(local_path: str, path: str) -> None:
+    """Gets a finished local file to its place; `local_path` may be gone afterwards.
+
+    A local `path` is replaced. Parents are made.
+
+    Raises:
+      FileExistsError: `path` is remote and holds other content; the same content is
+        fine.
+    """
+    if _in_bucket(path):
+        buckets.upload(local_path, path)
+    else:
+        disk.upload(local_path, path)
+
+
+def download(path: str, local_path: str) -> None:
+    """Copies a file to a local one, which appears only once it is complete.
+
+    Parents are made.
+
+    Raises:
+      FileNotFoundError: `path` is not there.
+    """
+    if not _in_bucket(path):
+        disk.copy(path, local_path)
+        return
+    disk.make_parents(local_path)
+    with disk.partial(local_path) as name:
+        buckets.download(path, name)
+        os.replace(name, local_path)
+
+
+def move(old: str, new: str) -> None:
+    """Gives a file another name; may be repeated, also by another process.
+
+    Where `old` is gone and `new` is there, it is done already. A local `new` is
+    replaced. Both are local, or both are remote.
+
+    Raises:
+      FileNotFoundError: neither is there.
+      FileExistsError: both are remote and `new` holds other content.
+    """
+    if _in_bucket(old):
+        buckets.move(old, new)
+    else:
+        disk.move(old, new)
 
 
 def rename(old: str, new: str) -> None:
     """Gives a file or folder another name: atomic for local paths."""
-    if is_remote(new):
-        _gfile(new).rename(old, new, overwrite=True)
+    if _in_bucket(new):
+        tf_files.rename(old, new)
     else:
         os.replace(old, new)
 
 
-def open_file(path: str, mode: str = "rb") -> IO[Any]:
-    """Opens a local or remote file."""
-    if is_remote(path):
-        return _gfile(path).GFile(path, mode)
-    return open(path, mode, encoding=None if "b" in mode else "utf-8")
+@contextlib.contextmanager
+def open_file(path: str, mode: str = "rb") -> Iterator[IO[Any]]:
+    """Opens a local or remote file, for a `with` statement."""
+    if _in_bucket(path):
+        with tf_files.open_file(path, mode) as file:
+            yield file
+    else:
+        encoding = None if "b" in mode else "utf-8"
+        with open(path, mode, encoding=encoding) as file:
+            yield file
 
 
 def read_bytes(path: str) -> bytes:
     """The whole file."""
+    if _in_bucket(path):
+        return buckets.read(path)
     with open_file(path) as file:
         return file.read()
 
@@ -155,16 +267,12 @@ def write_bytes(path: str, content: bytes) -> None:
     Local files are written beside their place and renamed; an object in a bucket
     appears only once it is complete.
     """
-    if is_remote(path):
-        with open_file(path, "wb") as file:
-            file.write(content)
-        return
-    partial = f"{path}.partial"
-    with open_file(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    if _in_bucket(path):
+        buckets.write(path, content)
+    else:
+        with disk.partial(path) as name:
+            disk.write_durably(name, content)
+            os.replace(name, path)
 
 
 def write_text(path: str, content: str) -> None:

@@ -16,6 +16,7 @@ from trainer import recipes
 
 shared.define_records_flags()
 shared.define_recipe_flags()
+shared.define_stage_flag()
 flags.adopt_module_key_flags(shared)
 
 _RUN_DIR = flags.DEFINE_string(
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> None:
         recipe_name=flags.FLAGS.recipe,
         recipe=recipe,
         records=shared.records_arguments(),
+        stage_dir=flags.FLAGS.stage_dir,
         run_dir=_RUN_DIR.value,
         seed=_SEED.value,
         precision=_PRECISION.value,

@@ -14,7 +14,7 @@ from trainer import storage
 from trainer.errors import SeamlineError
 
 CARD_NAME = "card.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,14 +22,16 @@ class Card:
     """Contents of `card.json`.
 
     Attributes:
-      source: `{"name": …, "listing": digest of the source's file names and sizes}`.
-      label_names: class names in id order.
-      ignore_label: mask value that counts nowhere.
+      source: `{"name": …, "listing": digest of the source's files}`.
+      label_names: class names in label order.
+      ignore_label: label that counts nowhere.
+      labels: `{"ids": value of each class in the source's masks, "ignore": values that
+        became `ignore_label`}`.
       record_size: short side of the stored photos at most, 0 for the original size.
-      split: `{"seed": …, "fraction": …}`.
+      split: `{"seed": …, "fraction": …}`, or `{"given": true}` for lists of ids.
       splits: per split: `examples`, `ids`, and `shards`, each with `name`, `examples`,
         `bytes`, `sha256`, `crc32c` (base64, as GCS gives it).
-      classes: per class: `name`, and per split `images` and `pixels`.
+      classes: per class: `name`, and per split `images` and `pixels` as stored.
       rejected: pairs left out: `file` and `problem`.
       sizes: `"HxW"` of the original photos -> how many.
     """
@@ -37,8 +39,9 @@ class Card:
     source: dict[str, str]
     label_names: list[str]
     ignore_label: int
+    labels: dict[str, list[int]]
     record_size: int
-    split: dict[str, float]
+    split: dict[str, Any]
     splits: dict[str, dict[str, Any]]
     classes: list[dict[str, Any]]
     rejected: list[dict[str, str]]
@@ -55,6 +58,15 @@ class Card:
         pixels = [row[split]["pixels"] for row in self.classes]
         return [count / max(sum(pixels), 1) for count in pixels]
 
+    @property
+    def shards(self) -> list[dict[str, Any]]:
+        """The rows of all shards, those of the first split first."""
+        return [row for part in self.splits.values() for row in part["shards"]]
+
+    def to_text(self) -> str:
+        """The one text of this card: a byte that differs is damage."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
     def to_dict(self) -> dict[str, Any]:
         """What `card.json` holds."""
         return {
@@ -62,12 +74,6 @@ class Card:
             **dataclasses.asdict(self),
             "fingerprint": self.fingerprint,
         }
-
-
-def write_card(records_dir: str, card: Card) -> None:
-    """Writes `card.json`: from here on the folder is a dataset."""
-    path = storage.join(records_dir, CARD_NAME)
-    storage.write_text(path, json.dumps(card.to_dict(), indent=1) + "\n")
 
 
 def has_card(records_dir: str) -> bool:
@@ -82,70 +88,76 @@ def read_card(records_dir: str) -> Card:
       SeamlineError: no card, one that was altered, or shards that are missing or of
         another length.
     """
+    card = read_card_alone(records_dir)
+    there = storage.list_files(records_dir)
+    for shard in card.shards:
+        name = storage.join(records_dir, shard["name"])
+        info = there.get(shard["name"])
+        if info is None:
+            raise SeamlineError(f"{name}: this shard is missing; convert again")
+        if info.size != shard["bytes"]:
+            raise SeamlineError(
+                f"{name}: {info.size} bytes, but the card says {shard['bytes']}; "
+                "convert again"
+            )
+    return card
+
+
+def read_card_alone(records_dir: str) -> Card:
+    """Reads the card and checks it against itself, whatever the shards are.
+
+    Raises:
+      SeamlineError: no card, or one that was altered.
+    """
     path = storage.join(records_dir, CARD_NAME)
     if not storage.exists(path):
         raise SeamlineError(
             f"{path}: no dataset card, so {records_dir} is not a complete dataset; "
             "run python -m trainer.convert again"
         )
-    card = _parse(path)
-    for shard in (row for part in card.splits.values() for row in part["shards"]):
-        name = storage.join(records_dir, shard["name"])
-        if not storage.exists(name):
-            raise SeamlineError(f"{name}: this shard is missing; convert again")
-        if storage.size(name) != shard["bytes"]:
-            raise SeamlineError(
-                f"{name}: {storage.size(name)} bytes, but the card says "
-                f"{shard['bytes']}; convert again"
-            )
-    return card
+    return parse(storage.read_bytes(path), path)
 
 
-def _parse(path: str) -> Card:
+def parse(content: bytes, path: str) -> Card:
+    """The card in the bytes of `card.json`.
+
+    Raises:
+      SeamlineError: no card, of another format, or altered in a single byte.
+    """
     try:
-        content = json.loads(storage.read_text(path))
-        version = content.pop("format_version")
-        fingerprint = content.pop("fingerprint")
-        card = Card(**content) if version == FORMAT_VERSION else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fields = json.loads(content)
+        version = fields.pop("format_version")
+        fingerprint = fields.pop("fingerprint")
+        card = Card(**fields) if version == FORMAT_VERSION else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SeamlineError(f"{path}: not a dataset card; convert again") from error
     if card is None:
         raise SeamlineError(
             f"{path}: format version {version}, but this release reads "
             f"{FORMAT_VERSION}; convert again"
         )
-    if card.fingerprint != fingerprint:
+    if card.fingerprint != fingerprint or card.to_text().encode() != content:
         raise SeamlineError(
             f"{path}: altered since it was written (fingerprint differs); convert again"
         )
     return card
 
 
-def digest(content: bytes) -> dict[str, Any]:
-    """Length and checksums of a file as the card lists them."""
+def digest(path: str) -> dict[str, Any]:
+    """Length and checksums of a local file as the card lists them."""
     import base64
 
     import google_crc32c
 
-    crc = google_crc32c.Checksum(content).digest()
+    sha256, crc = hashlib.sha256(), google_crc32c.Checksum()
+    size = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+            crc.update(block)
+            size += len(block)
     return {
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "crc32c": base64.b64encode(crc).decode(),
+        "bytes": size,
+        "sha256": sha256.hexdigest(),
+        "crc32c": base64.b64encode(crc.digest()).decode(),
     }
-
-
-def verify(records_dir: str) -> Card:
-    """Re-reads every shard and compares its checksums with the card's.
-
-    Raises:
-      SeamlineError: names the first file that differs.
-    """
-    card = read_card(records_dir)
-    for shard in (row for part in card.splits.values() for row in part["shards"]):
-        path = storage.join(records_dir, shard["name"])
-        if digest(storage.read_bytes(path))["sha256"] != shard["sha256"]:
-            raise SeamlineError(
-                f"{path}: contents differ from the card's checksum; convert again"
-            )
-    return card

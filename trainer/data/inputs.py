@@ -9,15 +9,20 @@ batch k holds positions k·B .. (k+1)·B of the stream. Nothing before it is com
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import storage
+from trainer import machine
 from trainer.data import augment, records
 from trainer.data.card import Card
+from trainer.data.images import (
+    decode_image,
+    decode_mask,
+    resize_image,
+    resize_mask,
+)
 from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
 
@@ -47,7 +52,7 @@ def load(records_dir: str, card: Card, split: str, *, image_size: int) -> Exampl
     total = sum(part["examples"] for part in card.splits.values())
     # TensorFlow keeps a copy of its own.
     needed = 2 * total * image_size**2 * 4
-    limit = memory_limit() // 2
+    limit = machine.memory_limit() // 2
     if needed > limit:
         raise SeamlineError(
             f"{records_dir}: {total} examples of {image_size}x{image_size} need "
@@ -59,32 +64,15 @@ def load(records_dir: str, card: Card, split: str, *, image_size: int) -> Exampl
     masks = np.empty((count, image_size, image_size), np.uint8)
     for index, record in enumerate(records.read(records_dir, card, split)):
         ids.append(record.image_id)
-        images[index] = records.resize_image(
-            records.decode_image(record.image), image_size, image_size
-        )
-        masks[index] = records.resize_mask(
-            records.decode_mask(record.mask), image_size, image_size
-        )
+        images[index] = resize_image(decode_image(record.image), image_size, image_size)
+        masks[index] = resize_mask(decode_mask(record.mask), image_size, image_size)
     return Examples(ids, images, masks)
 
 
 def native_masks(records_dir: str, card: Card, split: str) -> Iterator[np.ndarray]:
     """Masks at the photos' original size, uint8 `[H, W]`, in order of id."""
     for record in records.read(records_dir, card, split):
-        yield records.decode_mask(record.native_mask or record.mask)
-
-
-def memory_limit() -> int:
-    """Bytes this process may use: of the machine, or of its container if less."""
-    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in (
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ):
-        if storage.exists(path):
-            text = storage.read_text(path).strip()
-            limit = min(limit, int(text)) if text.isdigit() else limit
-    return limit
+        yield decode_mask(record.native_mask or record.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +218,7 @@ def _pipeline(
     )
     options = tf.data.Options()
     # tf.data would take half of the host's memory, whatever the container's limit is.
-    options.autotune.ram_budget = memory_limit() // 8
+    options.autotune.ram_budget = machine.memory_limit() // 8
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
     )

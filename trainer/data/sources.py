@@ -1,26 +1,30 @@
-"""Where photos and masks come from: a folder in the layout of CCP, however it came.
+"""Where photos and masks come from: folders, local or `gs://`, however they came.
 
     photos/0001.jpg   annotations/pixel-level/0001.mat   label_list.mat
 
-The masks are MATLAB files whose variable `groundtruth` is uint8 `[H, W]`. The embedded
-sample is written in the same layout, so one code path reads both.
+is the layout of CCP; the embedded sample is written in it, and a `Layout` names the
+folders of any other dataset. One code path reads them all.
 """
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import dataclasses
+import functools
 import hashlib
+import json
 import logging
 import os
+import posixpath
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-import cv2
-import numpy as np
-import scipy.io
-
-from trainer import storage
-from trainer.data import download, sample
+from trainer import disk, storage
+from trainer.data import download, folders, label_files, pairs, sample
+from trainer.data.pairs import BadSample, Sample
 from trainer.errors import SeamlineError
-from trainer.labels import IGNORE_LABEL
+from trainer.layout import Layout
 
 log = logging.getLogger("seamline")
 
@@ -32,139 +36,164 @@ SAMPLE_NOTICE = (
     "installation works, nothing about real images"
 )
 
-_PHOTOS, _MASKS = "photos", os.path.join("annotations", "pixel-level")
-_PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
+_PHOTOS, _MASKS = "photos", "annotations/pixel-level"
+_LABELS = "label_list.mat"
+_THREADS = 16
 
-
-class BadSample(Exception):
-    """A pair that cannot be used: the file and what to do about it."""
-
-    def __init__(self, file: str, problem: str) -> None:
-        super().__init__(f"{file}: {problem}")
-        self.file, self.problem = file, problem
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One photo and its mask.
-
-    Attributes:
-      image_id: name of the photo without folder and ending.
-      image: uint8 `[H, W, 3]` RGB.
-      mask: uint8 `[H, W]`, label ids, 255 = ignore.
-    """
-
-    image_id: str
-    image: np.ndarray
-    mask: np.ndarray
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Pairs of a folder in CCP's layout.
+    """Pairs of photos and masks.
 
     Attributes:
       name: what reports call it.
-      folder: where it lies.
-      label_names: class names in id order.
+      folder: the root of all files, local or `gs://`.
+      labels: what the values in masks mean.
       files: image id -> (photo, mask), paths relative to `folder`; sorted by id.
+      infos: of every photo and mask in `files`, by the same paths.
       notice: what must be said of any result, or "".
       orphans: masks without a photo, paths relative to `folder`.
+      split: ids of (train, val), each sorted, where lists give them.
     """
 
     name: str
     folder: str
-    label_names: list[str]
+    labels: pairs.Labels
     files: dict[str, tuple[str, str]]
+    infos: dict[str, storage.FileInfo]
     notice: str = ""
     orphans: tuple[str, ...] = ()
+    split: tuple[list[str], list[str]] | None = None
+
+    @property
+    def label_names(self) -> list[str]:
+        """Class names in label order."""
+        return list(self.labels.names)
 
     def listing(self) -> str:
-        """Digest that changes when the source does.
+        """Digest that changes when the source does, the same on disks and in buckets.
 
-        Over names, the masks' bytes, the label names and the photos' sizes: an edited
-        mask often keeps its size, while reading all photos would take minutes.
+        Over the labels, the split, all names, the masks' checksums and the photos'
+        sizes: an edited mask often keeps its size, while reading all photos would take
+        minutes.
         """
-        digest = hashlib.sha256("\n".join(self.label_names).encode())
-        for photo, mask in self.files.values():
-            place = os.path.join(self.folder, photo)
-            size = os.path.getsize(place) if os.path.exists(place) else -1
-            digest.update(f"{photo} {size} {mask}".encode())
-            with open(os.path.join(self.folder, mask), "rb") as file:
-                digest.update(file.read())
-        return digest.hexdigest()
+        return self._listing
+
+    @functools.cached_property
+    def _listing(self) -> str:
+        labels = self.labels
+        meaning = [labels.names, labels.ids, labels.ignore, labels.variable]
+        masks = [mask for _, mask in self.files.values()]
+        checksums = _in_threads(self._checksum, masks)
+        # Names without folders: these are in the ids, and where the two roots lie is
+        # not what the source is.
+        rows = [
+            [image_id, *map(posixpath.basename, files), self.infos[files[0]].size, crc]
+            for (image_id, files), crc in zip(
+                self.files.items(), checksums, strict=True
+            )
+        ]
+        content = json.dumps([meaning, self.split, rows])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def duplicates(self) -> list[BadSample]:
+        """Photos that are byte for byte an earlier one; no pair that is alone is read.
+
+        Photos of another size, or another checksum in a bucket, cannot be the same.
+        """
+        alike = collections.defaultdict(list)
+        for photo, _ in self.files.values():
+            if self.infos[photo].size:
+                alike[self.infos[photo]].append(photo)
+        photos = [
+            photo for group in alike.values() if len(group) > 1 for photo in group
+        ]
+        first: dict[str, str] = {}
+        same = []
+        for photo, digest in zip(
+            photos, _in_threads(self._digest, photos), strict=True
+        ):
+            if digest and first.setdefault(digest, photo) != photo:
+                same.append(
+                    BadSample(
+                        photo,
+                        f"the same photo as {first[digest]}; in training and in "
+                        "validation at once it falsifies the scores; remove one pair",
+                    )
+                )
+        return same
+
+    def read_files(
+        self, image_ids: Sequence[str]
+    ) -> dict[str, tuple[bytes, bytes] | BadSample]:
+        """Reads the encoded photos and masks of several pairs, remote ones at once.
+
+        Returns:
+          By id, in the order asked for: (photo, mask), or what cannot be read.
+
+        Raises:
+          SeamlineError: a bucket that cannot be reached or may not be read.
+        """
+        names = [name for image_id in image_ids for name in self.files[image_id]]
+        if storage.is_remote(self.folder):
+            contents = _in_threads(self._read_file, names)
+        else:
+            contents = [self._read_file(name) for name in names]
+        read: dict[str, tuple[bytes, bytes] | BadSample] = {}
+        for image_id, photo, mask in zip(
+            image_ids, contents[::2], contents[1::2], strict=True
+        ):
+            if isinstance(photo, BadSample):
+                read[image_id] = photo
+            else:
+                read[image_id] = mask if isinstance(mask, BadSample) else (photo, mask)
+        return read
 
     def read(self, image_id: str) -> Sample:
-        """Reads one pair.
+        """Reads one pair at full size and checks it.
 
         Raises:
           BadSample: it cannot be used.
         """
-        photo, mask_file = self.files[image_id]
-        image = _read_photo(self.folder, photo)
-        mask = _read_mask(self.folder, mask_file)
-        if mask.shape != image.shape[:2]:
-            raise BadSample(
-                mask_file,
-                f"mask of {_size(mask)}, but {photo} is {_size(image)}; "
-                "both must have the same height and width",
-            )
-        self._check_labels(mask, mask_file)
-        return Sample(image_id, image, mask)
+        content = self.read_files([image_id])[image_id]
+        if isinstance(content, BadSample):
+            raise content
+        photo_file, mask_file = self.files[image_id]
+        photo = pairs.open_photo(content[0], photo_file)
+        mask = pairs.read_mask(content[1], mask_file, self.labels)
+        pairs.check_sizes(photo, mask, mask_file)
+        return Sample(image_id, photo.decode(), mask)
 
-    def _check_labels(self, mask: np.ndarray, file: str) -> None:
-        top = len(self.label_names) - 1
-        wrong = np.unique(mask[(mask > top) & (mask != IGNORE_LABEL)])
-        if wrong.size:
-            raise BadSample(
-                file,
-                f"label {wrong[0]}, but label_list.mat names 0..{top} "
-                f"({IGNORE_LABEL} = ignore); mend the mask or the list",
+    def _read_file(self, file: str) -> bytes | BadSample:
+        try:
+            return storage.read_bytes(storage.join(self.folder, file))
+        except OSError as error:
+            return BadSample(
+                file, f"cannot be read ({error.strerror}); replace the file"
             )
 
+    def _checksum(self, file: str) -> str:
+        known = self.infos[file].crc32c
+        try:
+            return known or disk.crc32c(storage.join(self.folder, file))
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
 
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]}x{array.shape[0]} pixels"
-
-
-def _read_photo(folder: str, file: str) -> np.ndarray:
-    fix = "replace the photo"
-    try:
-        with open(os.path.join(folder, file), "rb") as opened:
-            encoded = opened.read()
-    except OSError as error:
-        raise BadSample(file, f"cannot be read ({error.strerror}); {fix}") from error
-    is_jpeg = encoded[:2] == b"\xff\xd8"
-    # OpenCV paints the missing rows of a truncated JPEG grey and says nothing, so look
-    # for the end-of-image marker (ITU T.81, B.1.1.3), padding aside.
-    if is_jpeg and encoded.rstrip(b"\0\r\n ")[-2:] != b"\xff\xd9":
-        raise BadSample(file, f"truncated JPEG (no end-of-image marker); {fix}")
-    # An empty buffer raises instead of giving None.
-    flags = cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-    if image is None:
-        raise BadSample(file, f"cannot be decoded as an image; {fix}")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _read_mask(folder: str, file: str) -> np.ndarray:
-    path = os.path.join(folder, file)
-    # scipy raises a different exception for every way in which a file is broken.
-    try:
-        content = scipy.io.loadmat(path, variable_names=["groundtruth"])
-    except Exception as error:
-        raise BadSample(
-            file, f"not a readable MATLAB file ({type(error).__name__}); replace it"
-        ) from error
-    mask = content.get("groundtruth")
-    if not isinstance(mask, np.ndarray):
-        raise BadSample(file, "has no variable 'groundtruth'; save the mask under it")
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise BadSample(
-            file,
-            f"groundtruth is {mask.dtype} with {mask.ndim} axes; save a uint8 matrix",
+    def _digest(self, file: str) -> str:
+        content = self._read_file(file)
+        return (
+            ""
+            if isinstance(content, BadSample)
+            else hashlib.sha256(content).hexdigest()
         )
-    return mask
+
+
+def _in_threads(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
 
 
 def open_folder(folder: str, *, name: str, notice: str = "") -> Source:
@@ -173,74 +202,88 @@ def open_folder(folder: str, *, name: str, notice: str = "") -> Source:
     Raises:
       SeamlineError: no such folder, no pairs, or no usable label list.
     """
-    if storage.is_remote(folder):
-        raise SeamlineError(
-            f"--dataset={folder}: photos are read from local folders; copy them to one "
-            "(--records_dir may be remote)"
-        )
-    if not os.path.isdir(folder):
+    if not storage.is_remote(folder) and not os.path.isdir(folder):
         raise SeamlineError(
             f"--dataset={folder}: no such folder; give a folder with {_PHOTOS}/, "
-            f"{_MASKS}/ and label_list.mat, or ccp, sample or auto"
+            f"{_MASKS}/ and {_LABELS}, or ccp, sample or auto (or --images_dir)"
         )
-    photos, masks = (
-        {os.path.splitext(entry)[0]: os.path.join(part, entry) for entry in listed}
-        for part, listed in (
-            (_PHOTOS, _listed(folder, _PHOTOS, _PHOTO_ENDINGS)),
-            (_MASKS, _listed(folder, _MASKS, (".mat",))),
-        )
+    layout = Layout(
+        images_dir=storage.join(folder, _PHOTOS),
+        masks_dir=storage.join(folder, *_MASKS.split("/")),
+        label_names=storage.join(folder, _LABELS),
     )
-    files = {stem: (photos[stem], masks[stem]) for stem in sorted({*photos} & {*masks})}
-    if not files:
+    found = folders.find_pairs(layout)
+    if not found.files:
         raise SeamlineError(
-            f"--dataset={folder}: no pairs: {len(photos)} photos in {_PHOTOS}/, "
-            f"{len(masks)} masks in {_MASKS}/, none with the same name"
+            f"--dataset={folder}: no pairs: {len(found.photos)} photos in {_PHOTOS}/, "
+            f"{len(found.masks)} masks in {_MASKS}/, none with the same name"
         )
-    orphans = tuple(masks[stem] for stem in sorted({*masks} - {*photos}))
-    return Source(name, folder, _read_label_names(folder), files, notice, orphans)
+    return _source(name, found, layout, notice)
 
 
-def _listed(folder: str, part: str, endings: tuple[str, ...]) -> list[str]:
-    names = storage.list_folder(os.path.join(folder, part))
-    return [name for name in names if name.lower().endswith(endings)]
+def open_layout(layout: Layout) -> Source:
+    """Folders of any names; see `folders.find_pairs` and `label_files`.
+
+    Raises:
+      SeamlineError: no such folder, no pairs, no usable class names or lists of ids.
+    """
+    for flag in ("images_dir", "masks_dir"):
+        folder = getattr(layout, flag)
+        if not storage.is_remote(folder) and not os.path.isdir(folder):
+            raise SeamlineError(f"--{flag}={folder}: no such folder; check the path")
+    found = folders.find_pairs(layout)
+    if not found.files:
+        raise SeamlineError(folders.explain_no_pairs(layout, found))
+    name = posixpath.basename(found.folder) or "dataset"
+    return _source(name, found, layout, "")
 
 
-def _read_label_names(folder: str) -> list[str]:
-    path = os.path.join(folder, "label_list.mat")
-    try:
-        content = scipy.io.loadmat(path)["label_list"]
-        names = [str(cell.item()) for cell in content.reshape(-1)]
-    except Exception as error:
-        raise SeamlineError(
-            f"{path}: no readable label list ({type(error).__name__}); it must hold "
-            "'label_list', a row of class names in id order"
-        ) from error
-    if not 2 <= len(names) < IGNORE_LABEL:
-        raise SeamlineError(f"{path}: {len(names)} names; give 2 to {IGNORE_LABEL - 1}")
-    return names
+def _source(name: str, found: folders.Pairs, layout: Layout, notice: str) -> Source:
+    without_mask = len(found.photos) - len(found.files)
+    if without_mask:
+        log.info(
+            "Dataset: %s: %d pairs; %d photos have no mask and are left aside",
+            name,
+            len(found.files),
+            without_mask,
+        )
+    labels = label_files.read_labels(layout)
+    split = label_files.read_split(layout, found)
+    files, infos, orphans = found.files, found.infos, found.orphans
+    if layout.train_ids and layout.val_ids and split:
+        listed = sorted(split[0] + split[1])
+        files = {image_id: files[image_id] for image_id in listed}
+        infos = {path: infos[path] for pair in files.values() for path in pair}
+        orphans = ()
+    return Source(name, found.folder, labels, files, infos, notice, orphans, split)
 
 
-def at_hand(dataset: str) -> bool:
-    """True when `find` needs no network and no choice: files can be compared."""
-    if dataset == "ccp":
+def at_hand(dataset: str, layout: Layout | None = None) -> bool:
+    """True when `find` needs no choice and no download: files can be compared."""
+    if layout is None and dataset == "ccp":
         return os.path.isdir(CCP_FOLDER)
-    return dataset != "auto"
+    return layout is not None or dataset != "auto"
 
 
-def find(dataset: str) -> Source:
-    """Settles `--dataset` and opens it; says what "auto" chose.
+def find(dataset: str, layout: Layout | None = None) -> Source:
+    """Settles where pairs come from and opens it; says what "auto" chose.
+
+    Args:
+      dataset: a folder in CCP's layout, "ccp", "sample" or "auto".
+      layout: folders of any names, instead of `dataset`.
 
     Raises:
       SeamlineError: something asked for by name cannot be had.
     """
+    if layout is not None:
+        return open_layout(layout)
     if dataset == "auto":
         return _find_any()
     if dataset == "sample":
         return _open_sample()
     if dataset == "ccp":
         return _open_ccp()
-    name = os.path.basename(os.path.normpath(dataset))
-    return open_folder(dataset, name=name)
+    return open_folder(dataset, name=posixpath.basename(dataset.rstrip("/")) or dataset)
 
 
 def _find_any() -> Source:

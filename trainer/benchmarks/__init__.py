@@ -1,0 +1,1 @@
+"""Measurements of Seamline itself: ratios within one run on one machine."""

@@ -1,0 +1,72 @@
+"""Copying records to a local disk before training reads them, every byte checked."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+from typing import Any
+
+from trainer import progress, storage
+from trainer.data import card as cards
+from trainer.data.card import Card
+from trainer.errors import SeamlineError
+
+log = logging.getLogger("seamline")
+
+_PARALLEL = 8
+
+
+def stage(records_dir: str, card: Card, stage_dir: str) -> str:
+    """Brings the shards of a dataset to a local folder; what is there is used again.
+
+    Args:
+      records_dir: where the dataset is, local or remote.
+      card: of it.
+      stage_dir: local folder; the dataset gets a folder of its own in it.
+
+    Returns:
+      The folder of the local copy.
+
+    Raises:
+      SeamlineError: a shard that does not have the card's checksum after the transfer,
+        or a remote `stage_dir`.
+    """
+    if storage.is_remote(stage_dir):
+        raise SeamlineError(
+            f"--stage_dir={stage_dir}: must be a folder on a local disk"
+        )
+    folder = os.path.join(stage_dir, card.fingerprint[:16])
+    storage.make_folder(folder)
+    missing = [row for row in card.shards if not _sound(folder, row)]
+    bar = progress.Bar("staging", total=len(missing), unit="shards")
+    with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
+        jobs = [pool.submit(_fetch, records_dir, folder, row) for row in missing]
+        for job in concurrent.futures.as_completed(jobs):
+            job.result()
+            bar.update(1)
+    bar.close()
+    content = card.to_text().encode()
+    storage.write_bytes(os.path.join(folder, cards.CARD_NAME), content)
+    log.info(
+        "Staged: %s: %d shards fetched, %d were there",
+        folder,
+        len(missing),
+        len(card.shards) - len(missing),
+    )
+    return folder
+
+
+def _sound(folder: str, row: dict[str, Any]) -> bool:
+    path = os.path.join(folder, row["name"])
+    return os.path.isfile(path) and cards.digest(path)["sha256"] == row["sha256"]
+
+
+def _fetch(records_dir: str, folder: str, row: dict[str, Any]) -> None:
+    remote = storage.join(records_dir, row["name"])
+    storage.download(remote, os.path.join(folder, row["name"]))
+    if not _sound(folder, row):
+        os.remove(os.path.join(folder, row["name"]))
+        raise SeamlineError(
+            f"{remote}: contents differ from the card's checksum; convert again"
+        )
