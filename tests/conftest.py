@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
+from tests.gcs import bucket, cloud, cloud_server  # noqa: F401
 from trainer.data import conversion, preparation, sample, sources
 
 # Two logical CPUs, so that two replicas can be tested in this process; TensorFlow

@@ -52,7 +52,7 @@ class Cloud:
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "any",
             "NO_GCE_CHECK": "true",
             "GCS_RETRY_CONFIG_MAX_RETRIES": "6",
-            "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "1000",
+            "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "0",
         }
 
     def new_bucket(self) -> str:

@@ -31,13 +31,21 @@ class Request:
 
     Attributes:
       method: such as "GET".
-      path: with its query.
+      path: with its query, unquoted.
       by_tensorflow: False for the Google client.
+      body: of the request; an upload begins with the object's name in it.
     """
 
     method: str
     path: str
     by_tensorflow: bool
+    body: bytes = dataclasses.field(default=b"", repr=False)
+
+    def makes(self, pattern: str) -> bool:
+        """True for an upload or a copy that begins an object named like this."""
+        begins = "/upload/" in self.path or "/rewriteTo/" in self.path
+        text = self.path.encode() + self.body[:2000]
+        return begins and bool(re.search(pattern.encode(), text, re.DOTALL))
 
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -73,7 +81,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _handle(self) -> None:
         body = self._read_body()
         by_tensorflow = isinstance(self.connection, ssl.SSLSocket)
-        request = Request(self.command, self.path, by_tensorflow)
+        path = urllib.parse.unquote(self.path)
+        request = Request(self.command, path, by_tensorflow, body)
         status, lost = self.server.decide(request)
         if status is not None and not lost:
             self._answer(status, {}, b"")

@@ -252,13 +252,13 @@ def test_a_failed_conversion_leaves_the_work_of_others_alone(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(dataset, "0002", 77)
-    refuse = conversion._refuse
+    refuse = conversion._objection
 
     def meanwhile(*values: object) -> object:
         (tmp_path / "new" / "other").mkdir()
         return refuse(*values)
 
-    monkeypatch.setattr(conversion, "_refuse", meanwhile)
+    monkeypatch.setattr(conversion, "_objection", meanwhile)
     with pytest.raises(SeamlineError, match="label 77"):
         convert(dataset, tmp_path / "new" / "r")
     assert os.listdir(tmp_path / "new") == ["other"]

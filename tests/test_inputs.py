@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data import augment, card, images, inputs, records
+from trainer.data import augment, card, inputs, records
+from trainer.data.images import decode_mask, resize_mask
 from trainer.data.inputs import Examples, Share
 from trainer.errors import SeamlineError
 
@@ -113,7 +114,7 @@ def test_loaded_examples_are_the_records_at_the_models_size(records_dir: Path) -
     assert examples.ids == found.splits["val"]["ids"]
     assert examples.images.shape == (3, 64, 64, 3)
     first = next(records.read(str(records_dir), found, "val"))
-    mask = images.resize_mask(images.decode_mask(first.mask), 64, 64)
+    mask = resize_mask(decode_mask(first.mask), 64, 64)
     np.testing.assert_array_equal(examples.masks[0], mask)
 
 

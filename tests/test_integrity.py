@@ -1,4 +1,3 @@
-
 import pytest
 
 from tests.test_pairs import MASK, drawn, encoded, flipped, read_mask

@@ -36,6 +36,7 @@ def read(
         "background\ncat\ndog",
         "# pets\n\nbackground\n  cat \n\n# and\ndog\n\n",
         "\ufeffbackground\r\ncat\r\ndog\r\n",
+        "background\rcat\rdog\r",
         "0 background\n1 cat\n2 dog\n",
         "0\tbackground\n1,cat\n2 : dog\n",
         "0=background\n1 = cat\n002 dog\n",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "trainer"
-GROUND = {"errors", "storage", "labels", "progress", "recipes"}
+GROUND = {*("errors", "storage", "labels", "progress", "recipes", "layout", "machine")}
 COMMANDS = {
     *("task", "convert", "evaluate", "predict", "preflight", "benchmark", "launch")
 }
@@ -18,9 +20,17 @@ ALLOWED = {
     "model": {"ground", "model"},
     "engine": {"ground", "data", "model", "engine"},
     "results": {"ground", "data", "model", "engine", "results"},
-    "pipeline": {"ground", "data", "model", "engine", "results"},
+    "dataset": {"ground", "data", "results"},
+    "pipeline": {"ground", "data", "model", "engine", "results", "dataset"},
+    "benchmarks": {
+        *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
+        "benchmarks",
+    },
     "flags": {"ground"},
-    "command": {"ground", "data", "model", "engine", "results", "pipeline", "flags"},
+    "command": {
+        *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
+        *("benchmarks", "flags"),
+    },
 }
 
 
@@ -95,14 +105,36 @@ def test_absl_flags_are_read_by_commands_and_their_shared_flags_alone() -> None:
     assert readers >= {"task", "convert", "evaluate", "predict", "flags"}
 
 
-@pytest.mark.parametrize("name", ["flags", "recipes", "labels", "storage", "launch"])
+WITHOUT_TENSORFLOW = [
+    *("flags.py", "recipes.py", "labels.py", "launch.py", "layout.py", "machine.py"),
+    *(f"storage/{x}.py" for x in ("__init__", "buckets", "disk", "tf_files")),
+]
+
+
+@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
 def test_the_ground_floor_does_not_need_tensorflow(name: str) -> None:
-    source = (PACKAGE / f"{name}.py").read_text()
+    source = (PACKAGE / name).read_text()
     top = [
         x for x in ast.parse(source).body if isinstance(x, ast.Import | ast.ImportFrom)
     ]
     names = {getattr(x, "module", None) or x.names[0].name for x in top}
     assert not any(x.split(".")[0] in ("tensorflow", "keras") for x in names)
+
+
+def test_workers_of_a_conversion_do_not_import_tensorflow() -> None:
+    """Each would take seconds and hundreds of megabytes more."""
+    code = (
+        "import sys, trainer.data.encoding, trainer.benchmarks.floor;"
+        "print('tensorflow' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False False\n"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

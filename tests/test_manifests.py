@@ -48,6 +48,12 @@ def pod_of(job: Job) -> dict[str, Any]:
     return job["spec"]["template"]["spec"]
 
 
+def trains(job: Job) -> bool:
+    """True for jobs that run the trainer, which need more than a conversion does."""
+    (container,) = pod_of(job)["containers"]
+    return container["command"][-1] == "trainer.task"
+
+
 def containers_of(job: Job) -> list[dict[str, Any]]:
     pod = pod_of(job)
     return [*pod.get("initContainers", []), *pod["containers"]]
@@ -190,10 +196,11 @@ def folders_that_cannot_be_written(job: Job) -> Faults:
     for container in pod_of(job)["containers"]:
         mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
         values = {item["name"]: item.get("value") for item in container["env"]}
-        for name in ("TMPDIR", "HOME", "KERAS_HOME"):
+        wanted = ("TMPDIR", "HOME", *(["KERAS_HOME"] if trains(job) else []))
+        for name in wanted:
             if not any(f"{values.get(name)}/".startswith(f"{m}/") for m in mounts):
                 faults.append(f"{name}={values.get(name)}")
-        if "/dev/shm" not in mounts:
+        if trains(job) and "/dev/shm" not in mounts:
             faults.append("/dev/shm")
     return faults
 
@@ -207,8 +214,12 @@ def arguments_the_command_refuses(job: Job) -> Faults:
         "rest = flags.FLAGS(sys.argv[1:]);"
         "assert not rest[1:], rest"
     )
+    # As Kubernetes expands it in the first pod of an Indexed Job.
+    arguments = [
+        token.replace("$(JOB_COMPLETION_INDEX)", "0") for token in container["args"]
+    ]
     result = subprocess.run(
-        [sys.executable, "-c", code, container["command"][-1], *container["args"]],
+        [sys.executable, "-c", code, container["command"][-1], *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -222,8 +233,9 @@ def values_that_are_left_to_fall_back(job: Job) -> Faults:
     """Flags whose default or recipe may decide by what the machine has."""
     (container,) = pod_of(job)["containers"]
     given = dict(token[2:].partition("=")[::2] for token in container["args"])
-    named = ("dataset", "records_dir", "run_dir", "recipe", "encoder_weights")
-    decided = (*named, "strategy", "epochs")
+    decided = ["dataset", "records_dir"]
+    if trains(job):
+        decided += ["run_dir", "recipe", "encoder_weights", "strategy", "epochs"]
     return [name for name in decided if given.get(name) in (None, "", "auto")]
 
 
@@ -361,8 +373,21 @@ def test_a_planted_fault_is_found(
     assert check(job) != []
 
 
-def test_two_edits_make_the_training_job_yours() -> None:
-    text = (ROOT / "k8s/train-job.yaml").read_text("utf-8")
+def test_the_pods_of_a_conversion_share_it_without_gaps() -> None:
+    text = (ROOT / "k8s/convert-job.yaml").read_text("utf-8")
+    spec = yaml.safe_load(text)["spec"]
+    assert spec["completionMode"] == "Indexed"
+    [container] = spec["template"]["spec"]["containers"]
+    hosts = f"--num_hosts={spec['completions']}"
+    assert hosts in container["args"]
+    assert spec["parallelism"] == spec["completions"]
+    # Kubernetes puts the pod's number into this variable and expands it here.
+    assert "--shard_index=$(JOB_COMPLETION_INDEX)" in container["args"]
+
+
+@pytest.mark.parametrize("name", ["train-job.yaml", "convert-job.yaml"])
+def test_two_edits_make_a_job_yours(name: str) -> None:
+    text = (ROOT / "k8s" / name).read_text("utf-8")
     body = "".join(
         line for line in text.splitlines(True) if not line.lstrip().startswith("#")
     )

@@ -80,6 +80,15 @@ def test_texts_of_two_bytes_a_character_are_read(kind: int) -> None:
     assert matfile.read_names(bytes(124) + b"\x00\x01IM" + matrix, "names") == ["größe"]
 
 
+def test_objects_of_another_structure_are_passed_over() -> None:
+    content = saved(a=VALUES)
+    flags = element(6, struct.pack("<II", 17, 0), "<")
+    names = (element(1, name, "<") for name in (b"s", b"MCOS", b"string"))
+    opaque = element(14, flags + b"".join(names), "<")
+    found = matfile.read_matrix(content[:128] + opaque + content[128:], "a")
+    np.testing.assert_array_equal(found, VALUES)
+
+
 def test_a_variable_that_is_not_there_is_none() -> None:
     assert matfile.read_matrix(saved(a=VALUES), "b") is None
     assert matfile.read_names(saved(a=VALUES), "b") is None
@@ -131,6 +140,24 @@ def test_a_shape_that_asks_for_gigabytes_is_refused() -> None:
     for other in ((2, 4), (1 << 30, 1 << 30), (-2, -3)):
         with pytest.raises(ValueError, match=r"another size|without a shape"):
             matfile.read_matrix(content.replace(shape, struct.pack("<ii", *other)), "a")
+
+
+def test_a_shape_of_another_number_of_names_is_refused() -> None:
+    content = saved(False, label_list=np.array(["a", "b", "c"], object))
+    shape, other = struct.pack("<ii", 1, 3), struct.pack("<ii", 1, 2)
+    assert content.count(shape) == 1
+    with pytest.raises(ValueError, match="another number of cells"):
+        matfile.read_names(content.replace(shape, other), "label_list")
+
+
+def test_a_small_element_holds_four_bytes_at_most() -> None:
+    content = saved(False, a=VALUES)
+    small = struct.pack("<HH", 1, 1) + b"a"
+    assert content.count(small) == 1
+    with pytest.raises(ValueError, match="ends in the middle"):
+        matfile.read_matrix(
+            content.replace(small, struct.pack("<HH", 1, 5) + b"a"), "a"
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 40, bytes(300)])

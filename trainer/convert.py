@@ -40,11 +40,10 @@ _NUM_HOSTS = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Flags, then one call."""
     shared.refuse_positional(argv)
-    with shared.quiet_imports():
-        from trainer import dataset
-        from trainer.data import verification
     arguments = shared.records_arguments()
     if not _VERIFY.value:
+        with shared.quiet_imports():
+            from trainer import dataset
         dataset.prepare(
             **arguments,
             draw=True,
@@ -54,6 +53,8 @@ def main(argv: list[str]) -> None:
         return
     if not arguments["records_dir"]:
         raise SeamlineError("--verify needs --records_dir: the folder to check")
+    with shared.quiet_imports():
+        from trainer.data import verification
     checked = verification.verify(arguments["records_dir"])
     logging.getLogger("seamline").info(
         "Verified: %s: %d examples, fingerprint %s",

@@ -1,7 +1,10 @@
-"""The one exception for mistakes that only the user can mend."""
+"""What ends a command with one line and an exit code of its own."""
 
 EXIT_USER_ERROR = 42
 """Exit code that tells a scheduler a retry is pointless (design: exit codes)."""
+
+EXIT_TRY_AGAIN = 75
+"""Exit code for what may pass by itself (`EX_TEMPFAIL` of sysexits.h)."""
 
 
 class SeamlineError(Exception):
@@ -9,6 +12,17 @@ class SeamlineError(Exception):
 
     Commands print the text without a traceback and exit with 42.
     """
+
+    exit_code = EXIT_USER_ERROR
+
+
+class Unavailable(SeamlineError):
+    """A service that did not answer; the same command may work later.
+
+    Commands print the text without a traceback and exit with 75.
+    """
+
+    exit_code = EXIT_TRY_AGAIN
 
 
 class Stopped(BaseException):

@@ -19,6 +19,7 @@ from absl import logging as absl_logging
 from trainer.errors import EXIT_USER_ERROR, SeamlineError, Stopped
 from trainer.layout import Layout
 from trainer.recipes import RECIPES, Recipe
+from trainer.storage import tf_files
 
 # TensorFlow reads this when it is imported. Without a GPU driver it reports at error
 # level that it found none.
@@ -141,11 +142,13 @@ def _layout() -> Layout | None:
     if not given:
         return None
     for place in fields:
-        if place.default is dataclasses.MISSING and not given.get(place.name):
-            name, value = next(iter(given.items()))
+        name, text = place.name, place.metadata["help"]
+        if given.get(name) == "" and place.default in (dataclasses.MISSING, None):
+            raise SeamlineError(f"--{name}=: is empty; give it a value ({text})")
+        if name not in given and place.default is dataclasses.MISSING:
+            other, value = next(iter(given.items()))
             raise SeamlineError(
-                f"--{name}={value}: goes with --{place.name}; give that too "
-                f"({place.metadata['help']})"
+                f"--{other}={value}: goes with --{name}; give that too ({text})"
             )
     _refuse_beside("images_dir", given, "dataset")
     for name in ("train_ids", "val_ids"):
@@ -189,7 +192,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             code = main(argv[1:])
         except SeamlineError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            code = EXIT_USER_ERROR
+            code = error.exit_code
         except OSError as error:
             if error.errno not in _USER_ERRNOS or not error.filename:
                 raise
@@ -201,6 +204,13 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         except KeyboardInterrupt:
             print("stopped by SIGINT", file=sys.stderr, flush=True)
             code = 128 + signal.SIGINT
+        except Exception as error:
+            # TensorFlow's own client for gs:// answers by exceptions of TensorFlow.
+            line = tf_files.explain(error)
+            if line is None:
+                raise
+            print(f"error: {line}", file=sys.stderr, flush=True)
+            code = EXIT_USER_ERROR
         sys.exit(code or 0)
 
     app.run(guarded)

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import hashlib
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-import trainer
-from trainer import dataset, recipes, storage
+from trainer import dataset, storage
 from trainer.data import augment, inputs
 from trainer.data.card import Card, read_card
 from trainer.data.inputs import Examples
-from trainer.engine import evaluation, loop, schedules, state
+from trainer.engine import evaluation, loop, runs, schedules, state
 from trainer.engine.steps import Job
 from trainer.engine.strategy import build_strategy
 from trainer.errors import SeamlineError
@@ -30,6 +24,7 @@ from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
 from trainer.results.export import export_model
 from trainer.results.publish import publish, shown_examples
+from trainer.storage import tf_files
 
 log = logging.getLogger("seamline")
 
@@ -80,9 +75,10 @@ def run(
         log.info("Encoder: %s", fallback)
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     inputs.check_batch_size(recipe.batch_size, devices.num_replicas_in_sync)
-    identity = _identity(recipe, seed, precision, card)
-    run_dir = run_dir or _default_run_dir(card, recipe_name, identity)
-    _open_run(run_dir, identity, resume)
+    identity = runs.identify(recipe, seed, precision, card)
+    run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
+    tf_files.check(run_dir)
+    runs.open_run(run_dir, identity, resume)
     records_dir = dataset.stage(prepared.records_dir, stage_dir)
     size = recipe.image_size
     train, val = (
@@ -92,7 +88,7 @@ def run(
     spec = _spec(recipe, card, precision)
     job = _build_job(run_dir, spec, recipe, card, seed, devices, train, val)
     place = prepared.records_dir
-    _write_config(run_dir, recipe_name, recipe, identity, place, devices, notices)
+    runs.write_config(run_dir, recipe_name, recipe, identity, place, devices, notices)
     storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
     loop.train(job)
     _conclude(run_dir, spec, recipe, card, records_dir, train, val, seed, notices)
@@ -112,104 +108,6 @@ def _settle(recipe: Recipe) -> tuple[Recipe, str]:
         recipe, encoder_weights=weights, encoder_training=training
     )
     return recipe, _UNTRAINED_NOTICE if fell_back else ""
-
-
-def _identity(recipe: Recipe, seed: int, precision: str, card: Card) -> dict[str, Any]:
-    """All that shapes the result: a run may go on only where all of it is the same."""
-    return {
-        **dataclasses.asdict(recipe),
-        "seed": seed,
-        "precision": precision,
-        "records_fingerprint": card.fingerprint,
-    }
-
-
-def _default_run_dir(card: Card, recipe_name: str, identity: dict[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True)
-    short = hashlib.sha256(text.encode()).hexdigest()[:8]
-    parts = (card.source["name"], identity["encoder"], recipe_name, short)
-    return os.path.join("runs", "-".join(parts).replace(" ", "-"))
-
-
-def _open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
-    """Refuses a run directory that holds another run.
-
-    Raises:
-      SeamlineError: what differs; or `resume` forbids what would happen.
-    """
-    # Before its first checkpoint a run has nothing to lose.
-    there = storage.exists(storage.join(run_dir, "checkpoints", "last", "checkpoint"))
-    if there and resume == "never":
-        raise SeamlineError(
-            f"--resume=never: {run_dir} holds a run; choose another --run_dir"
-        )
-    if not there and resume == "must":
-        raise SeamlineError(f"--resume=must: {run_dir} holds no run to go on with")
-    if not there:
-        return
-    config = storage.read_text(storage.join(run_dir, "config.json"))
-    before = json.loads(config)["identity"]
-    names = sorted({*before, *identity})
-    differing = [
-        f"{name}: {before.get(name)} there, {identity.get(name)} now"
-        for name in names
-        if before.get(name) != identity.get(name)
-    ]
-    if differing:
-        raise SeamlineError(
-            f"--run_dir={run_dir}: holds another run ({'; '.join(differing)}); "
-            "choose another --run_dir or give the same values"
-        )
-
-
-def _write_config(
-    run_dir: str,
-    recipe_name: str,
-    recipe: Recipe,
-    identity: dict[str, Any],
-    records_dir: str,
-    devices: tf.distribute.Strategy,
-    notices: list[str],
-) -> None:
-    config = {
-        "recipe": recipe_name,
-        **identity,
-        "recipe_values": dataclasses.asdict(recipes.RECIPES[recipe_name]),
-        "identity": identity,
-        "run_dir": run_dir,
-        "records_dir": records_dir,
-        "command": " ".join(["python -m trainer.task", *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
-        "device": f"{type(devices).__name__} on {devices.num_replicas_in_sync}",
-        "cpus": os.cpu_count(),
-        "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-            for gpu in tf.config.list_physical_devices("GPU")
-        ],
-        "seamline_version": trainer.__version__,
-        "tensorflow_version": tf.__version__,
-        "keras_version": keras.__version__,
-        "commit": _commit(),
-        "notices": notices,
-    }
-    storage.make_folder(run_dir)
-    storage.write_text(
-        storage.join(run_dir, "config.json"), json.dumps(config, indent=1) + "\n"
-    )
-    log.info("Run: %s", run_dir)
-
-
-def _commit() -> str | None:
-    """The commit of a source checkout; None for an installed package."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if not os.path.isdir(os.path.join(root, ".git")):
-        return None
-    command = ["git", "-C", root, "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _build_job(
@@ -351,6 +249,7 @@ def evaluate_run(
     Raises:
       SeamlineError: no such run or records, or records of other classes.
     """
+    tf_files.check(run_dir)
     model, spec = state.load_model(run_dir)
     config = json.loads(storage.read_text(storage.join(run_dir, "config.json")))
     records_dir = records_dir or config["records_dir"]

@@ -8,11 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
-import cv2
-import scipy.io
-
 from trainer import storage
-from trainer.benchmarks import memory
+from trainer.benchmarks import floor, memory
 from trainer.benchmarks.measurements import Measurement
 from trainer.data import conversion, encoding, shards, sources, workers
 from trainer.data.plan import Shard
@@ -68,9 +65,9 @@ def _measure_speed(
     ids = sorted(source.files)
     slices = shards.slices(source, Shard("", "", ids))
 
-    def floor(folder: str) -> None:
+    def decode(folder: str) -> None:
         with workers.start(count, preload=encoding.__name__) as pool:
-            for _ in pool.map(_decode_all, slices):
+            for _ in pool.map(floor.decode_all, slices):
                 pass
 
     def convert(folder: str) -> None:
@@ -85,9 +82,9 @@ def _measure_speed(
 
     drawn: list[float] = []
     # Once before: imports, page cache, and the server that worker processes come from.
-    _seconds(floor)
+    _seconds(decode)
     _seconds(draw)
-    times = [(_seconds(convert), _seconds(floor)) for _ in range(repeats)]
+    times = [(_seconds(convert), _seconds(decode)) for _ in range(repeats)]
     converting, decoding = (
         statistics.median(column) for column in zip(*times, strict=True)
     )
@@ -122,18 +119,6 @@ def _seconds(work: Callable[[str], None]) -> float:
         started = time.perf_counter()
         work(os.path.join(folder, "records"))
         return time.perf_counter() - started
-
-
-def _decode_all(part: Source) -> int:
-    """Runs in a worker; reads masks of the other kind by OpenCV too."""
-    for photo, mask in part.files.values():
-        cv2.imread(os.path.join(part.folder, photo))
-        path = os.path.join(part.folder, mask)
-        if mask.endswith(".mat"):
-            scipy.io.loadmat(path)
-        else:
-            cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    return len(part.files)
 
 
 def _measure_memory(

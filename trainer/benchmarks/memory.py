@@ -34,7 +34,9 @@ def peak_memory_mb(arguments: list[str]) -> float:
     def watch() -> None:
         while not done.wait(_POLL_S):
             for pid in _session(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), _peak_kb(pid))
+                # Not the greatest: until a new process is its own program, the kernel
+                # shows the peak of the one that started it.
+                peaks[pid] = _peak_kb(pid) or peaks.get(pid, 0)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -37,7 +37,7 @@ def convert(
     """Fills `records_dir`: shards first, `card.json` last.
 
     Killed at any moment, the same call goes on with the shards that are done. Several
-    hosts may share the work; the last one done checks the others' shards and seals.
+    hosts may share the work: the last one done checks all and seals.
 
     Args:
       source: where pairs come from.
@@ -51,7 +51,7 @@ def convert(
       shard_bytes: bytes a shard aims at.
 
     Returns:
-      The card, or None when other hosts still have shards to write.
+      The card; None when other hosts still have shards to write.
 
     Raises:
       SeamlineError: bad pairs (all of them are listed; nothing is left behind), a
@@ -71,31 +71,24 @@ def convert(
     with _overtaken(done):
         made = _write_shards(source, plan, done, mine, worker_count)
         if not all(done.report(shard) for shard in plan.shards):
-            log.info(
-                "Host %d of %d: its %d shards are done; the host that is done last "
-                "seals the dataset",
-                *(shard_index, num_hosts, len(mine)),
-            )
+            text = "Host %d of %d: its %d shards are done; the last host done seals"
+            log.info(text, shard_index, num_hosts, len(mine))
             return None
         others = [shard for shard in plan.shards if shard.name not in made]
         made |= _write_shards(source, plan, done, others, worker_count)
         found = [made[shard.name] for shard in plan.shards]
-        try:
-            rejected = _refuse(plan, found, skip_bad)
-        except SeamlineError:
+        rejected = _rejected(plan, found)
+        objection = _objection(plan, found, rejected, skip_bad)
+        if objection:
             done.clear()
             storage.remove_empty_folders(missing)
-            raise
+            raise SeamlineError(objection)
         card = _card(source, plan, found, rejected)
-        first = parts.seal(records_dir, card, plan)
-    if not first:
-        return _adopt(records_dir, card)
-    log.info(
-        "Records: %s: %d train + %d val examples, %d left out",
-        records_dir,
-        *(card.splits[split]["examples"] for split in SPLITS),
-        len(card.rejected),
-    )
+        if not parts.seal(records_dir, card, plan):
+            return _adopt(records_dir, card)
+    counts = [card.splits[split]["examples"] for split in SPLITS]
+    text = "Records: %s: %d train + %d val examples, %d left out"
+    log.info(text, records_dir, *counts, len(card.rejected))
     return card
 
 
@@ -153,7 +146,10 @@ def _write_shards(
 ) -> dict[str, Report]:
     """Makes those of `shards` that are not done and sound; name -> report of all."""
     made = {}
+    begun = done.begun()
     for shard in shards:
+        if shard.name not in begun:
+            continue
         report = done.verified(shard, len(source.labels.names))
         if report:
             made[shard.name] = report
@@ -165,42 +161,40 @@ def _write_shards(
     return made
 
 
-def _refuse(plan: Plan, reports: list[Report], skip_bad: bool) -> list[dict[str, str]]:
-    """All pairs that are left out, by file.
+def _rejected(plan: Plan, reports: list[Report]) -> list[dict[str, str]]:
+    """All pairs that cannot be used, by file."""
+    rows = [{"file": x.file, "problem": x.problem} for x in plan.left_out]
+    rows += [row for report in reports for row in report.rejected]
+    return sorted(rows, key=lambda row: row["file"])
 
-    Raises:
-      SeamlineError: there are some, and they were not to be left out; or too many were.
-    """
-    rejected = [{"file": x.file, "problem": x.problem} for x in plan.left_out]
-    rejected += [row for report in reports for row in report.rejected]
-    rejected.sort(key=lambda row: row["file"])
+
+def _objection(
+    plan: Plan, reports: list[Report], rejected: list[dict[str, str]], skip_bad: bool
+) -> str | None:
+    """Why there can be no dataset, if so."""
     lines = [f"{row['file']}: {row['problem']}" for row in rejected]
     if len(lines) == 1 and not skip_bad:
-        raise SeamlineError(f"{lines[0]} (or leave it out with --skip_bad)")
+        return f"{lines[0]} (or leave it out with --skip_bad)"
     if lines and not skip_bad:
         head = f"{len(lines)} bad pairs; mend them or leave them out with --skip_bad:"
-        raise SeamlineError("\n  ".join([head, *lines]))
-    for split in SPLITS:
-        if not any(
-            report.examples
-            for report, shard in zip(reports, plan.shards, strict=True)
-            if shard.split == split
-        ):
-            raise SeamlineError(f"no usable pair is left for the split '{split}'")
-    return rejected
+        return "\n  ".join([head, *lines])
+    for split, found in _by_split(plan, reports).items():
+        if not any(report.examples for report in found):
+            return f"no usable pair is left for the split '{split}'"
+    return None
+
+
+def _by_split(plan: Plan, reports: list[Report]) -> dict[str, list[Report]]:
+    found: dict[str, list[Report]] = {split: [] for split in SPLITS}
+    for shard, report in zip(plan.shards, reports, strict=True):
+        found[shard.split].append(report)
+    return found
 
 
 def _card(
     source: Source, plan: Plan, reports: list[Report], rejected: list[dict[str, str]]
 ) -> Card:
-    of_split = {
-        split: [
-            report
-            for report, shard in zip(reports, plan.shards, strict=True)
-            if shard.split == split
-        ]
-        for split in SPLITS
-    }
+    of_split = _by_split(plan, reports)
     splits = {
         split: {
             "examples": sum(report.examples for report in made),

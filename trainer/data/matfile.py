@@ -138,14 +138,16 @@ def _read_head(content: memoryview, order: str) -> _Variable:
     """Flags, shape and name of a variable; its other parts are left to read."""
     parts = _elements(content, order)
     head = [part for _, part in itertools.islice(parts, 3)]
-    if len(head) < 3 or len(head[0]) != 8 or len(head[1]) % 4:
+    if len(head) < 3 or len(head[0]) != 8:
         raise ValueError("a variable without a head")
     flags = struct.unpack_from(f"{order}I", head[0])[0]
     kind = flags & 0xFF
-    if kind == _OPAQUE:  # of another structure: function handles and the like
+    if kind == _OPAQUE:  # strings, tables and the like, of another structure
         return _Variable("", kind, False, (), parts, order)
+    if len(head[1]) < 8 or len(head[1]) % 4:
+        raise ValueError("a variable without a shape")
     shape = struct.unpack(f"{order}{len(head[1]) // 4}i", head[1])
-    if len(shape) < 2 or min(shape) < 0:
+    if min(shape) < 0:
         raise ValueError("a variable without a shape")
     name = bytes(head[2]).decode("latin-1")
     return _Variable(name, kind, bool(flags & _COMPLEX), shape, parts, order)

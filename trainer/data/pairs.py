@@ -266,10 +266,17 @@ def _translate(values: np.ndarray, file: str, labels: Labels) -> np.ndarray:
         if values.size and values.max() >= len(labels.ids):
             _refuse_unknown(np.unique(values), file, labels)
         return values
-    found = np.unique(values)
+    # Counting and looking up takes a third of the time that sorting does.
+    is_narrow = values.dtype == np.uint8
+    counts = np.bincount(values.ravel("K")) if is_narrow else None
+    found = np.unique(values) if counts is None else np.flatnonzero(counts)
     _refuse_unknown(found, file, labels)
     into = np.array([labels.table[int(value)] for value in found], np.uint8)
-    return into[np.searchsorted(found, values)]
+    if counts is None:
+        return into[np.searchsorted(found, values)]
+    table = np.zeros(counts.size, np.uint8)
+    table[found] = into
+    return np.take(table, values)
 
 
 def _refuse_unknown(found: np.ndarray, file: str, labels: Labels) -> None:

@@ -105,6 +105,10 @@ class Parts:
         storage.upload(local_file, self.path(shard))
         storage.create(self._report_path(shard), report.to_bytes())
 
+    def begun(self) -> set[str]:
+        """Names of shards of which something is there, found by one listing."""
+        return {name.removesuffix(".json") for name in storage.list_files(self.folder)}
+
     def report(self, shard: Shard) -> Report | None:
         """What a shard's report says, None when there is none for all its pairs."""
         path = self._report_path(shard)

@@ -74,12 +74,18 @@ def prepare(
         "split_fraction": split_fraction,
         "split_seed": split_seed,
     }
+    if num_hosts > 1 and not records_dir:
+        raise SeamlineError(
+            f"--num_hosts={num_hosts} needs --records_dir: a folder all hosts share"
+        )
     asked = {name: value for name, value in flags.items() if value is not None}
     if records_dir:
         parts.finish(records_dir)
         if cards.has_card(records_dir) and not sources.at_hand(dataset, layout):
             return _reuse(records_dir, cards.read_card(records_dir), asked)
     source = sources.find(dataset, layout)
+    if source.split:
+        _refuse_random_split(asked, source.folder)
     values = {**NEW_RECORDS, **asked}
     place = records_dir or default_folder(source, **values)
     parts.finish(place)
@@ -112,18 +118,24 @@ def default_folder(
     return os.path.join("records", f"{source.name.replace(' ', '-')}-{short}")
 
 
+def _refuse_random_split(asked: dict[str, float], place: str) -> None:
+    for name in ("split_fraction", "split_seed"):
+        if name in asked:
+            raise SeamlineError(
+                f"--{name}={asked[name]}: {place} is split by lists of ids; leave the "
+                "flag out"
+            )
+
+
 def _reuse(records_dir: str, card: Card, asked: dict[str, float]) -> Prepared:
     made = {
         "record_size": card.record_size,
         "split_fraction": card.split.get("fraction"),
         "split_seed": card.split.get("seed"),
     }
+    if card.split.get("given"):
+        _refuse_random_split(asked, records_dir)
     for name, value in asked.items():
-        if made[name] is None:
-            raise SeamlineError(
-                f"--{name}={value}: the records in {records_dir} were split by lists "
-                "of ids; leave the flag out or choose another --records_dir"
-            )
         if value != made[name]:
             raise SeamlineError(
                 f"--{name}={value}: the records in {records_dir} were made with "

@@ -24,15 +24,9 @@ from google.protobuf.message import DecodeError
 from trainer import storage
 from trainer.data.card import Card
 from trainer.data.encoding import Encoded
-from trainer.data.images import (  # noqa: F401
-    decode_image,
-    decode_mask,
-    resize_image,
-    resize_mask,
-)
 from trainer.errors import SeamlineError
+from trainer.storage import tf_files
 
-SPLITS = ("train", "val")
 SHARD_NAME = re.compile(r"(train|val)-\d{5}-of-\d{5}\.tfrecord")
 
 
@@ -99,6 +93,7 @@ def read_shard(path: str) -> Iterator[Record]:
     Raises:
       SeamlineError: damaged; names the shard and the record.
     """
+    tf_files.check(path)
     count = 0
     try:
         for raw in tf.data.TFRecordDataset(path).as_numpy_iterator():

@@ -20,7 +20,7 @@ import posixpath
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from trainer import disk, storage
+from trainer import storage
 from trainer.data import download, folders, label_files, pairs, sample
 from trainer.data.pairs import BadSample, Sample
 from trainer.errors import SeamlineError
@@ -121,7 +121,7 @@ class Source:
                     BadSample(
                         photo,
                         f"the same photo as {first[digest]}; in training and in "
-                        "validation at once it falsifies the scores; remove one pair",
+                        "validation at once it would falsify scores; remove one pair",
                     )
                 )
         return same
@@ -178,7 +178,7 @@ class Source:
     def _checksum(self, file: str) -> str:
         known = self.infos[file].crc32c
         try:
-            return known or disk.crc32c(storage.join(self.folder, file))
+            return known or storage.disk.crc32c(storage.join(self.folder, file))
         except OSError as error:
             return f"cannot be read ({error.strerror})"
 

@@ -79,7 +79,7 @@ def start(count: int, *, preload: str) -> Iterator[Workers]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     executor = concurrent.futures.ProcessPoolExecutor(
-        count, mp_context=context, initializer=_begin
+        count, mp_context=context, initializer=_begin, initargs=(dict(os.environ),)
     )
     try:
         yield Workers(executor, count)
@@ -87,7 +87,10 @@ def start(count: int, *, preload: str) -> Iterator[Workers]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
+def _begin(environment: dict[str, str]) -> None:
+    # The fork server has that of its start; credentials may have been set since.
+    os.environ.clear()
+    os.environ.update(environment)
     cv2.setNumThreads(1)
     # Ctrl-C reaches the whole group; the parent alone decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.images import resize_mask
 from trainer.data.inputs import Examples
-from trainer.data.records import resize_mask
 from trainer.engine.metrics import confusion_matrix, summary
 from trainer.labels import IGNORE_LABEL
 

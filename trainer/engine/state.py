@@ -58,6 +58,8 @@ class Checkpoints:
         self, run_dir: str, model: keras.Model, optimizer: keras.optimizers.Optimizer
     ) -> None:
         folder = storage.join(run_dir, "checkpoints")
+        for part in ("last", "best"):
+            _remove_torn(storage.join(folder, part))
         with tf.device("/cpu:0"):
             self._progress = tf.Variable("", dtype=tf.string, trainable=False)
         self._last = tf.train.CheckpointManager(
@@ -94,6 +96,16 @@ class Checkpoints:
     def save_best(self, progress: Progress) -> None:
         """Keeps the model as the best so far."""
         self._best.save(checkpoint_number=progress.step)
+
+
+def _remove_torn(folder: str) -> None:
+    """Removes what a save that was killed has left; nothing refers to it."""
+    for name in storage.list_folder(folder):
+        path = storage.join(folder, name)
+        if name.endswith("_temp"):
+            storage.remove_folder(path)
+        elif name.startswith("checkpoint.tmp"):
+            storage.remove_file(path)
 
 
 def load_best(run_dir: str, model: keras.Model) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from trainer.data import records
 from trainer.data.card import Card
 from trainer.data.images import decode_mask
+from trainer.data.plan import SPLITS
 from trainer.data.records import Record
 from trainer.results.balance import by_share
 
@@ -49,10 +50,10 @@ class Part:
 
 def plan_parts(card: Card, most: int = MOST_LOOKED_AT) -> list[Part]:
     """What to look at: everything, or an equal share of every shard, `most` or so."""
-    examples = sum(card.splits[split]["examples"] for split in records.SPLITS)
+    examples = sum(card.splits[split]["examples"] for split in SPLITS)
     share = min(1.0, most / max(examples, 1))
     parts = []
-    for split in records.SPLITS:
+    for split in SPLITS:
         start = 0
         for shard in card.splits[split]["shards"]:
             count = math.ceil(shard["examples"] * share)
@@ -77,7 +78,7 @@ def rarest(card: Card, most: int) -> list[int]:
     known = [
         label
         for label in reversed(by_share(card))
-        if any(card.classes[label][split]["pixels"] for split in records.SPLITS)
+        if any(card.classes[label][split]["pixels"] for split in SPLITS)
     ]
     return known[: min(most, math.ceil(len(known) / 2))]
 

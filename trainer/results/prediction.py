@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import progress, storage
-from trainer.data.records import resize_image, resize_mask
+from trainer.data.images import resize_image, resize_mask
 from trainer.engine import evaluation, state
 from trainer.errors import EXIT_USER_ERROR, SeamlineError
 from trainer.labels import palette

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import SeamlineError
+from trainer.errors import SeamlineError, Unavailable
 
 if TYPE_CHECKING:
     from google.cloud.storage import Client
@@ -19,6 +19,10 @@ DEADLINE = 120.0
 """Seconds for which requests that may be tried again are."""
 
 _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/(.*))?", re.DOTALL)
+
+
+_there: set[str] = set()
+"""Buckets that have answered; each is asked for once, not for every missing file."""
 
 
 def split(url: str) -> tuple[str, str]:
@@ -70,7 +74,8 @@ def explained(url: str) -> Iterator[None]:
     Raises:
       FileNotFoundError: no such file.
       FileExistsError: a file is there that must not be.
-      SeamlineError: no such bucket, no rights, no credentials, or no answer.
+      SeamlineError: no such bucket, no rights or no credentials.
+      Unavailable: no answer.
     """
     import requests
     from google.api_core import exceptions as answers
@@ -106,7 +111,7 @@ def explained(url: str) -> Iterator[None]:
         auth.TransportError,
         requests.ConnectionError,
     ) as error:
-        raise SeamlineError(
+        raise Unavailable(
             f"{url}: Cloud Storage could not be reached for {DEADLINE:.0f} s; check "
             f"the network and try again (last answer: {_first_line(error)})"
         ) from error
@@ -119,12 +124,15 @@ def check_bucket(url: str) -> None:
       SeamlineError: it does not, or it may not.
     """
     bucket = split(url)[0]
+    if bucket in _there:
+        return
     with explained(url):
         if not _is_there(bucket):
             raise SeamlineError(
                 f"{url}: there is no bucket '{bucket}'; check the name, or make it: "
                 f"gcloud storage buckets create gs://{bucket}"
             )
+    _there.add(bucket)
 
 
 def _is_there(bucket: str) -> bool:

@@ -19,8 +19,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import IO, Any
 
-from trainer import bucket_client, buckets, disk, tf_files
 from trainer.errors import SeamlineError
+from trainer.storage import bucket_client, buckets, disk, tf_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,12 +215,11 @@ def download(path: str, local_path: str) -> None:
 def move(old: str, new: str) -> None:
     """Gives a file another name; may be repeated, also by another process.
 
-    Where `old` is gone and `new` is there, it is done already. A local `new` is
+    Where `old` is gone and `new` is there, it is done already. Another `new` is
     replaced. Both are local, or both are remote.
 
     Raises:
       FileNotFoundError: neither is there.
-      FileExistsError: both are remote and `new` holds other content.
     """
     if _in_bucket(old):
         buckets.move(old, new)

@@ -15,8 +15,9 @@ import os
 import uuid
 from typing import TYPE_CHECKING
 
-from trainer import disk
-from trainer.bucket_client import (
+from trainer.errors import SeamlineError
+from trainer.storage import disk
+from trainer.storage.bucket_client import (
     check_bucket,
     client,
     explained,
@@ -24,12 +25,12 @@ from trainer.bucket_client import (
     split,
     steady,
 )
-from trainer.errors import SeamlineError
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
 _CHUNK = 8 << 20
+_ATTEMPTS = 5
 _WRITER = "seamline-writer"
 
 
@@ -191,11 +192,12 @@ def upload(local_path: str, url: str) -> None:
 def move(old: str, new: str) -> None:
     """Copies a file within the service, then removes the old one.
 
-    May be repeated: an old one that is gone while the new one is there is fine.
+    May be repeated: an old one that is gone while the new one is there is fine. Other
+    content at `new` is replaced.
 
     Raises:
       FileNotFoundError: neither is there.
-      FileExistsError: other content is at `new`.
+      FileExistsError: others write `new` again and again.
     """
     source = _get(old)
     if source is None:
@@ -203,11 +205,7 @@ def move(old: str, new: str) -> None:
             raise file_error(errno.ENOENT, old)
         return
     try:
-        with explained(new):
-            _copy(source, _blob(new))
-    except FileExistsError:
-        if not _same(_found(source), info(new)):
-            raise
+        _replace(source, new)
     except FileNotFoundError:
         # Someone else moved it between the two requests.
         if info(new) is None:
@@ -232,14 +230,34 @@ def remove_all(url: str) -> None:
         )
 
 
-def _copy(source: Blob, target: Blob) -> None:
+def _replace(source: Blob, new: str) -> None:
+    """Copies to `new`; only what was seen there is replaced, never a newer one.
+
+    Two processes that move the same file must not undo each other's work.
+    """
+    generation = 0
+    for attempt in range(_ATTEMPTS):
+        try:
+            with explained(new):
+                _copy(source, _blob(new), generation)
+            return
+        except FileExistsError:
+            there = info(new)
+            if _same(_found(source), there):
+                return
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            generation = there.generation if there else 0
+
+
+def _copy(source: Blob, target: Blob, generation: int) -> None:
     """Copies in as many requests as the service asks for; large files need several."""
     token, more = None, True
     while more:
         token, *_ = target.rewrite(
             source,
             token=token,
-            if_generation_match=0,
+            if_generation_match=generation,
             **steady(),
         )
         more = token is not None

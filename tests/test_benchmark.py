@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_command
+from trainer.benchmarks import memory
+
+HOG = """
+import multiprocessing
+def hold(size):
+    return len(bytearray(size))
+if __name__ == "__main__":
+    hold(300 << 20)
+    spawn = multiprocessing.get_context("spawn")
+    worker = spawn.Process(target=hold, args=(200 << 20,))
+    worker.start()
+    worker.join()
+"""
+
+
+def test_a_conversion_is_measured_beside_its_floor(drawn: Path, tmp_path: Path) -> None:
+    arguments = ("--what=convert", f"--dataset={drawn}", "--repeats=1", "--json=b.json")
+    done = run_command("trainer.benchmark", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert set(content) == {"machine", "date", "versions", "measurements"}
+    rows = {row["name"]: row for row in content["measurements"]}
+    assert all(set(row) == {"name", "value", "unit", "detail"} for row in rows.values())
+    seconds = rows["convert.seconds"]["value"]
+    floor = rows["convert.decode_floor_seconds"]["value"]
+    ratio = rows["convert.vs_decode_floor"]
+    assert ratio["value"] == pytest.approx(seconds / floor)
+    assert ratio["unit"] == ""
+    assert 100 < rows["convert.peak_memory_mb"]["value"] < 4000
+    assert "140 pairs" in rows["convert.peak_memory_tenfold_mb"]["detail"]
+    assert "convert.vs_decode_floor: " in done.stdout
+
+
+def test_peak_memory_counts_the_processes_that_a_command_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hog.py").write_text(HOG)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    peak = memory.peak_memory_mb(["hog"])
+    assert 500 < peak < 700

@@ -1,0 +1,98 @@
+"""The flags that describe a dataset of one's own, as a command sees them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from trainer.layout import Layout
+
+PROGRAM = """
+from trainer import flags
+flags.define_records_flags()
+flags.run(lambda argv: print(flags.records_arguments()["layout"]))
+"""
+GIVEN = ("--images_dir=i", "--masks_dir=gs://b/m", "--label_names=n.txt")
+PLAIN = Layout(images_dir="i", masks_dir="gs://b/m", label_names="n.txt")
+
+
+def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_flags_there_is_no_layout() -> None:
+    assert ask().stdout == "None\n"
+    assert ask("--dataset=sample", "--split_seed=3").stdout == "None\n"
+
+
+def test_three_flags_make_a_layout_with_its_own_defaults() -> None:
+    assert ask(*GIVEN).stdout == f"{PLAIN}\n"
+    assert (PLAIN.ignore_ids, PLAIN.mask_variable) == ((255,), "groundtruth")
+
+
+def test_every_field_of_a_layout_has_a_flag() -> None:
+    values = {
+        "mask_variable": "gt",
+        "image_suffix": "_i",
+        "mask_suffix": "_m",
+        "train_ids": "t.txt",
+        "val_ids": "v.txt",
+    }
+    given = (f"--{name}={value}" for name, value in values.items())
+    layout = Layout(
+        images_dir="i",
+        masks_dir="gs://b/m",
+        label_names="n.txt",
+        ignore_ids=(0, 255, -1),
+        **values,
+    )
+    assert ask(*GIVEN, "--ignore_ids=0, 255,-1", *given).stdout == f"{layout}\n"
+
+
+def test_an_empty_list_of_ignored_ids_ignores_none() -> None:
+    assert "ignore_ids=()," in ask(*GIVEN, "--ignore_ids=").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--mask_suffix=_m"], "--mask_suffix=_m: goes with --images_dir"),
+        (["--val_ids=v.txt"], "--val_ids=v.txt: goes with --images_dir"),
+        (["--images_dir="], "--images_dir=: is empty; give it a value"),
+        ([*GIVEN, "--val_ids="], "--val_ids=: is empty; give it a value"),
+        (GIVEN[:1], "--images_dir=i: goes with --masks_dir"),
+        (GIVEN[:2], "--images_dir=i: goes with --label_names"),
+        (
+            [*GIVEN, "--dataset=sample"],
+            "--images_dir=i: --dataset=sample says something else; give one of the two",
+        ),
+        ([*GIVEN, "--dataset=auto"], "--images_dir=i: --dataset=auto says something"),
+        (
+            [*GIVEN, "--val_ids=v.txt", "--split_seed=1"],
+            "--val_ids=v.txt: --split_seed=1 says something else",
+        ),
+        (
+            [*GIVEN, "--train_ids=t.txt", "--split_fraction=0.5"],
+            "--train_ids=t.txt: --split_fraction=0.5 says something else",
+        ),
+        ([*GIVEN, "--ignore_ids=0;255"], "--ignore_ids=0;255: not integers joined by"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(
+    arguments: list[str], problem: str
+) -> None:
+    done = ask(*arguments)
+    assert done.returncode == 42
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {problem}")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,180 @@
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import run_command
+from trainer.data import card as cards
+from trainer.data import conversion, records, sources, verification
+from trainer.data.preparation import NEW_RECORDS
+from trainer.errors import SeamlineError
+
+
+@pytest.fixture(scope="module")
+def sharded(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`drawn` in six shards; tests must not change it."""
+    folder = tmp_path_factory.mktemp("sharded") / "records"
+    source = sources.open_folder(str(drawn), name="drawn")
+    values = {**NEW_RECORDS, "record_size": 0, "split_fraction": 0.5}
+    conversion.convert(source, str(folder), **values, shard_bytes=40_000)
+    assert len(list(folder.glob("*.tfrecord"))) == 6
+    return folder
+
+
+@pytest.fixture
+def spoiled(sharded: Path, tmp_path: Path) -> Path:
+    """A copy of `sharded` to spoil."""
+    return Path(shutil.copytree(sharded, tmp_path / "records"))
+
+
+def problem(folder: Path) -> str:
+    with pytest.raises(SeamlineError) as refused:
+        verification.verify(str(folder))
+    return str(refused.value)
+
+
+def test_sound_records_pass(sharded: Path) -> None:
+    card = verification.verify(str(sharded))
+    assert card == cards.read_card(str(sharded))
+
+
+def test_each_of_200_changed_bytes_is_found_and_its_file_named(spoiled: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = sorted(spoiled.iterdir())
+    found = 0
+    for number in range(200):
+        # Every other one in the card, which is far smaller than the shards.
+        file = files[0] if number % 2 else files[rng.integers(1, len(files))]
+        before = file.read_bytes()
+        changed = bytearray(before)
+        changed[rng.integers(len(changed))] ^= int(rng.integers(1, 256))
+        file.write_bytes(changed)
+        assert f"{file}: " in problem(spoiled)
+        file.write_bytes(before)
+        found += 1
+    assert found == 200
+    verification.verify(str(spoiled))
+
+
+def test_each_of_20_missing_or_swapped_shards_is_found_and_named(
+    spoiled: Path,
+) -> None:
+    rng = np.random.default_rng(1)
+    shards = sorted(spoiled.glob("*.tfrecord"))
+    for number in range(20):
+        one, other = (shards[x] for x in rng.choice(len(shards), 2, replace=False))
+        contents = one.read_bytes(), other.read_bytes()
+        if number % 2:
+            one.unlink()
+            assert f"{one}: this shard is missing" in problem(spoiled)
+        else:
+            one.write_bytes(contents[1])
+            other.write_bytes(contents[0])
+            said = problem(spoiled)
+            assert f"{one}: " in said
+            assert f"{other}: " in said
+        one.write_bytes(contents[0])
+        other.write_bytes(contents[1])
+    verification.verify(str(spoiled))
+
+
+def rewrite_card(folder: Path, change: dict) -> None:
+    """A card that is sound in itself and says something else."""
+    fields = json.loads((folder / "card.json").read_text())
+    del fields["format_version"], fields["fingerprint"]
+    (folder / "card.json").write_text(cards.Card(**{**fields, **change}).to_text())
+
+
+def test_counts_that_are_not_those_of_the_records_are_found(spoiled: Path) -> None:
+    classes = json.loads((spoiled / "card.json").read_text())["classes"]
+    classes[0]["train"]["pixels"] += 1
+    rewrite_card(spoiled, {"classes": classes})
+    assert re.search("pixels by class.*'train'", problem(spoiled))
+
+
+def test_examples_in_another_order_are_found(spoiled: Path) -> None:
+    splits = json.loads((spoiled / "card.json").read_text())["splits"]
+    splits["val"]["ids"].reverse()
+    rewrite_card(spoiled, {"splits": splits})
+    assert "holds other examples than listed" in problem(spoiled)
+
+
+def test_a_record_that_cannot_be_decoded_is_found_though_its_checksum_fits(
+    spoiled: Path,
+) -> None:
+    card = cards.read_card(str(spoiled))
+    row = card.splits["val"]["shards"][0]
+    path = spoiled / row["name"]
+    kept = list(records.read_shard(str(path)))
+    broken = [
+        conversion.records.Encoded(
+            *(x.image_id, b"no image", x.mask, x.native_mask, x.height, x.width),
+            np.zeros(59),
+        )
+        for x in kept
+    ]
+    records.write_shard(str(path), map(records.serialize, broken))
+    splits = {**card.splits}
+    row.update(cards.digest(str(path)))
+    rewrite_card(spoiled, {"splits": splits})
+    assert f"{path}: not an image" in problem(spoiled)
+
+
+def test_the_command_tells_the_examples_or_names_the_file(
+    spoiled: Path, tmp_path: Path
+) -> None:
+    command = ("trainer.convert", "--verify", f"--records_dir={spoiled}")
+    done = run_command(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Verified: " in done.stdout
+    assert "14 examples" in done.stdout
+    for shard in spoiled.glob("val-*"):
+        os.truncate(shard, 100)
+    done = run_command(*command, cwd=tmp_path)
+    assert done.returncode == 42
+    assert "Traceback" not in done.stderr
+    for shard in spoiled.glob("val-*"):
+        assert f"{shard}: 100 bytes" in done.stderr
+
+
+def test_a_flipped_byte_is_found_by_readers_too(spoiled: Path) -> None:
+    shard = spoiled / "val-00000-of-00003.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(SeamlineError, match=r"tfrecord: damaged at record \d"):
+        list(records.read(str(spoiled), cards.read_card(str(spoiled)), "val"))
+
+
+def test_a_missing_or_shortened_shard_is_found_when_the_card_is_read(
+    spoiled: Path,
+) -> None:
+    shard = spoiled / "train-00000-of-00003.tfrecord"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(SeamlineError, match="but the card says"):
+        cards.read_card(str(spoiled))
+    shard.unlink()
+    with pytest.raises(SeamlineError, match="this shard is missing"):
+        cards.read_card(str(spoiled))
+
+
+def test_an_altered_card_is_refused(spoiled: Path) -> None:
+    path = spoiled / "card.json"
+    path.write_text(path.read_text().replace('"dress"', '"gown"'))
+    with pytest.raises(SeamlineError, match="altered since it was written"):
+        cards.read_card(str(spoiled))
+    path.write_text("{}")
+    with pytest.raises(SeamlineError, match="not a dataset card"):
+        cards.read_card(str(spoiled))
+
+
+def test_a_card_of_another_format_is_told_from_a_broken_one(spoiled: Path) -> None:
+    path = spoiled / "card.json"
+    text = path.read_text().replace('"format_version": 2', '"format_version": 9')
+    path.write_text(text)
+    with pytest.raises(SeamlineError, match="format version 9, but this release"):
+        cards.read_card(str(spoiled))

@@ -1,0 +1,124 @@
+"""The directory of a run: whose it is, and what its `config.json` says."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import trainer
+from trainer import recipes, storage
+from trainer.data.card import Card
+from trainer.errors import SeamlineError
+from trainer.recipes import Recipe
+
+log = logging.getLogger("seamline")
+
+
+def identify(recipe: Recipe, seed: int, precision: str, card: Card) -> dict[str, Any]:
+    """All that shapes the result: a run may go on only where all of it is the same."""
+    return {
+        **dataclasses.asdict(recipe),
+        "seed": seed,
+        "precision": precision,
+        "records_fingerprint": card.fingerprint,
+    }
+
+
+def default_run_dir(card: Card, recipe_name: str, identity: dict[str, Any]) -> str:
+    """A folder of `runs/` that runs of other values do not share."""
+    text = json.dumps(identity, sort_keys=True)
+    short = hashlib.sha256(text.encode()).hexdigest()[:8]
+    parts = (card.source["name"], identity["encoder"], recipe_name, short)
+    return os.path.join("runs", "-".join(parts).replace(" ", "-"))
+
+
+def open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
+    """Refuses a run directory that holds another run.
+
+    Raises:
+      SeamlineError: what differs; or `resume` forbids what would happen.
+    """
+    # Before its first checkpoint a run has nothing to lose.
+    there = storage.exists(storage.join(run_dir, "checkpoints", "last", "checkpoint"))
+    if there and resume == "never":
+        raise SeamlineError(
+            f"--resume=never: {run_dir} holds a run; choose another --run_dir"
+        )
+    if not there and resume == "must":
+        raise SeamlineError(f"--resume=must: {run_dir} holds no run to go on with")
+    if not there:
+        return
+    config = storage.read_text(storage.join(run_dir, "config.json"))
+    before = json.loads(config)["identity"]
+    names = sorted({*before, *identity})
+    differing = [
+        f"{name}: {before.get(name)} there, {identity.get(name)} now"
+        for name in names
+        if before.get(name) != identity.get(name)
+    ]
+    if differing:
+        raise SeamlineError(
+            f"--run_dir={run_dir}: holds another run ({'; '.join(differing)}); "
+            "choose another --run_dir or give the same values"
+        )
+
+
+def write_config(
+    run_dir: str,
+    recipe_name: str,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    records_dir: str,
+    devices: tf.distribute.Strategy,
+    notices: list[str],
+) -> None:
+    """Writes `config.json`: every value, versions, commit and devices."""
+    config = {
+        "recipe": recipe_name,
+        **identity,
+        "recipe_values": dataclasses.asdict(recipes.RECIPES[recipe_name]),
+        "identity": identity,
+        "run_dir": run_dir,
+        "records_dir": records_dir,
+        "command": " ".join(["python -m trainer.task", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
+        "device": f"{type(devices).__name__} on {devices.num_replicas_in_sync}",
+        "cpus": os.cpu_count(),
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+            for gpu in tf.config.list_physical_devices("GPU")
+        ],
+        "seamline_version": trainer.__version__,
+        "tensorflow_version": tf.__version__,
+        "keras_version": keras.__version__,
+        "commit": _commit(),
+        "notices": notices,
+    }
+    storage.make_folder(run_dir)
+    storage.write_text(
+        storage.join(run_dir, "config.json"), json.dumps(config, indent=1) + "\n"
+    )
+    log.info("Run: %s", run_dir)
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout; None for an installed package."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if not os.path.isdir(os.path.join(root, ".git")):
+        return None
+    command = ["git", "-C", root, "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
