@@ -101,7 +101,7 @@ def test_nothing_in_the_bucket_is_replaced_and_the_card_is_made_last(
     with cloud.watching() as seen:
         convert(str(drawn), f"{bucket}/records")
     uploads = [x for x in seen if x.method == "POST" and "/upload/" in x.path]
-    shards = [x for x in uploads if x.makes(r'"name": "[^"]*\.tfrecord"')]
+    shards = [x for x in uploads if x.makes(r'"records/\.parts/[^"]*\.tfrecord"')]
     assert len(shards) == 4
     assert all("ifGenerationMatch=0" in x.path for x in uploads)
     moves = [n for n, x in enumerate(seen) if x.makes(r"rewriteTo/.*\.tfrecord")]

@@ -50,7 +50,7 @@ class Card:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything the card says."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        content = json.dumps(self._fields(), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def frequencies(self, split: str) -> list[float]:
@@ -71,9 +71,14 @@ class Card:
         """What `card.json` holds."""
         return {
             "format_version": FORMAT_VERSION,
-            **dataclasses.asdict(self),
+            **self._fields(),
             "fingerprint": self.fingerprint,
         }
+
+    def _fields(self) -> dict[str, Any]:
+        # Not `dataclasses.asdict`, which copies every id.
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: getattr(self, name) for name in names}
 
 
 def has_card(records_dir: str) -> bool:
