@@ -99,9 +99,9 @@ def test_the_listing_reads_each_mask_once(
     few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    checksum = sources.disk.crc32c
+    checksum = sources.storage.disk.crc32c
     monkeypatch.setattr(
-        sources.disk, "crc32c", lambda path: read.append(path) or checksum(path)
+        sources.storage.disk, "crc32c", lambda path: read.append(path) or checksum(path)
     )
     source = opened(few)
     assert source.listing() == source.listing()

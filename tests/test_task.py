@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_written_is_one_line(finished_run: Path) -> None:
     )
     assert done.returncode == 42
     assert "Traceback" not in done.stderr
-    assert "no/such/folder/scores.json.partial: No such file" in done.stderr
+    assert "no/such/folder/scores.json: No such file" in done.stderr
 
 
 @pytest.mark.parametrize("model", ["", "export"])

@@ -67,13 +67,14 @@ def run(
     """
     losses.check_name(recipe.loss)
     recipe, fallback = _settle(recipe)
+    # First of all: TensorFlow splits no device that it has used, to read records say.
+    devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     prepared = dataset.prepare(**records)
     card = prepared.card
     assert card is not None, "one host alone always seals"
     notices = [text for text in (fallback, prepared.notice) if text]
     if fallback:
         log.info("Encoder: %s", fallback)
-    devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     inputs.check_batch_size(recipe.batch_size, devices.num_replicas_in_sync)
     identity = runs.identify(recipe, seed, precision, card)
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)

@@ -77,6 +77,10 @@ def partial(path: str) -> Iterator[str]:
     name = f"{path}.{secrets.token_hex(8)}.partial"
     try:
         yield name
+    except OSError as error:
+        if error.filename == name:
+            error.filename = path  # what the user asked for
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(name)
