@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from trainer import machine, progress, storage
 from trainer.data import card as cards
@@ -119,9 +120,16 @@ def check_shard(
     Raises:
       SeamlineError: names the shard and what is wrong.
     """
+    try:
+        return _check_shard(path, row, ids, classes)
+    except (FileNotFoundError, tf.errors.NotFoundError) as error:
+        raise SeamlineError(f"{path}: this shard is missing; convert again") from error
+
+
+def _check_shard(path: str, row: dict[str, Any], ids: list[str], classes: int) -> Count:
     info = storage.info(path)
     if info is None:
-        raise SeamlineError(f"{path}: this shard is missing; convert again")
+        raise FileNotFoundError(path)
     if info.size != row["bytes"]:
         raise SeamlineError(
             f"{path}: {info.size} bytes, but {row['bytes']} were written; convert again"
