@@ -353,6 +353,7 @@ def test_a_server_that_stays_away_is_one_clear_error(
         CALLS[call](f"{bucket}/run")
     assert "\n" not in str(e.value)
     assert "503" in str(e.value)
+    assert e.value.exit_code == 75
 
 
 def _other_process(url: str, environment: dict[str, str], answers: Any) -> None:

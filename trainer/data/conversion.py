@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from trainer import storage
+from trainer import progress, storage
 from trainer.data import card as cards
 from trainer.data import parts, records
 from trainer.data.card import Card
@@ -146,13 +146,15 @@ def _write_shards(
 ) -> dict[str, Report]:
     """Makes those of `shards` that are not done and sound; name -> report of all."""
     made = {}
-    begun = done.begun()
-    for shard in shards:
-        if shard.name not in begun:
-            continue
+    names = done.begun()
+    begun = [shard for shard in shards if shard.name in names]
+    bar = progress.Bar("checking what is there", total=len(begun), unit="shards")
+    for shard in begun:
         report = done.verified(shard, len(source.labels.names))
+        bar.update(1)
         if report:
             made[shard.name] = report
+    bar.close()
     if made:
         log.info("Found done and sound: %d of %d shards", len(made), len(shards))
     todo = [shard for shard in shards if shard.name not in made]

@@ -29,7 +29,7 @@ from trainer.data import records
 from trainer.data.card import Card
 from trainer.data.plan import Plan, Shard
 from trainer.data.verification import check_shard
-from trainer.errors import SeamlineError
+from trainer.errors import SeamlineError, Unavailable
 
 log = logging.getLogger("seamline")
 
@@ -132,6 +132,8 @@ class Parts:
             count = check_shard(
                 self.path(shard), report.row(), report.ids, classes=classes
             )
+        except Unavailable:
+            raise
         except SeamlineError as problem:
             log.info("Made again, since it is not sound: %s", problem)
             self.discard(shard)
@@ -210,13 +212,14 @@ def finish(records_dir: str) -> None:
     folder = storage.join(records_dir, FOLDER)
     path = storage.join(folder, _SEAL)
     if not _card_there(records_dir):
-        if storage.info(path) is None:
+        try:
+            content = json.loads(storage.read_bytes(path))
+        except FileNotFoundError:
             return
-        content = json.loads(storage.read_bytes(path))
         card = cards.parse(content["card"].encode(), path)
         try:
             _move(records_dir, card, content["parts"])
-        except (FileNotFoundError, SeamlineError):
+        except (FileNotFoundError, _Changed):
             # Another process may have finished the same seal meanwhile.
             if not _card_there(records_dir):
                 storage.remove_file(path)
@@ -227,6 +230,10 @@ def finish(records_dir: str) -> None:
         card_path = storage.join(records_dir, cards.CARD_NAME)
         storage.create(card_path, card.to_text().encode())
     storage.remove_folder(folder)
+
+
+class _Changed(Exception):
+    """A shard that is not what was written."""
 
 
 def _card_there(records_dir: str) -> bool:
@@ -244,4 +251,4 @@ def _move(records_dir: str, card: Card, folder: str) -> None:
         storage.move(storage.join(records_dir, FOLDER, folder, name), target)
         info = storage.info(target)
         if info is None or (info.size, info.crc32c) != (row["bytes"], row["crc32c"]):
-            raise SeamlineError(f"{target}: differs from what was written")
+            raise _Changed(target)

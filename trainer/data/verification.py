@@ -17,7 +17,7 @@ from trainer import machine, progress, storage
 from trainer.data import card as cards
 from trainer.data import encoding, images, records
 from trainer.data.card import Card
-from trainer.errors import SeamlineError
+from trainer.errors import SeamlineError, Unavailable
 
 
 @dataclasses.dataclass
@@ -65,6 +65,8 @@ def verify(records_dir: str) -> Card:
         path = storage.join(records_dir, row["name"])
         try:
             return check_shard(path, row, ids, classes=len(card.label_names))
+        except Unavailable:
+            raise
         except SeamlineError as problem:
             return problem
 
