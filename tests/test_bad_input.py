@@ -183,6 +183,9 @@ def test_all_problems_of_a_dataset_are_told_in_one_run_or_left_out(
         (["--verify"], "--verify needs --records_dir"),
         (["--records_dir=figures/photos"], "holds files but no dataset card"),
         (["--dataset=/nowhere"], "--dataset=/nowhere: "),
+        (["--dataset=gs://"], "gs://: names no bucket"),
+        (["--records_dir=figures/label_list.mat"], "cannot be made a folder"),
+        (["--records_dir=s3://bucket/records"], "no file system for 's3://'"),
         (["extra"], "extra: not a flag"),
     ],
 )

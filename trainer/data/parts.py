@@ -214,7 +214,7 @@ def finish(records_dir: str) -> None:
     if not _card_there(records_dir):
         try:
             content = json.loads(storage.read_bytes(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         card = cards.parse(content["card"].encode(), path)
         try:

@@ -57,7 +57,13 @@ def _in_bucket(path: str) -> bool:
 
 
 def join(folder: str, *names: str) -> str:
-    """Joins path parts with `/` on remote paths and the local separator elsewhere."""
+    """Joins path parts with `/` on remote paths and the local separator elsewhere.
+
+    Raises:
+      SeamlineError: `folder` is a scheme and nothing else.
+    """
+    if folder.endswith("://"):
+        raise SeamlineError(f"{folder}: names no bucket; write gs://BUCKET/FOLDER")
     if is_remote(folder):
         return "/".join([folder.rstrip("/"), *names])
     return os.path.join(folder, *names)
