@@ -94,6 +94,18 @@ def mask_with_a_flipped_byte(folder: Path) -> None:
     mask(folder).write_bytes(content)
 
 
+def photo_longer_than_a_jpeg(folder: Path) -> None:
+    photo(folder).unlink()
+    long = np.zeros((2, 70_000, 3), np.uint8)
+    cv2.imwrite(str(photo(folder).with_suffix(".png")), long)
+    save_mask(folder, np.zeros((2, 70_000), np.uint8))
+
+
+def name_that_is_no_utf8(folder: Path) -> None:
+    name = os.fsencode(folder / "photos") + b"/caf\xe9.jpg"
+    Path(os.fsdecode(name)).write_bytes(photo(folder).read_bytes())
+
+
 def no_label_list(folder: Path) -> None:
     (folder / "label_list.mat").unlink()
 
@@ -107,7 +119,7 @@ SPOILED: dict[Callable[[Path], None], str] = {
     empty: r"photos/0002\.jpg: is empty \(0 bytes\); replace",
     text_as_photo: r"photos/0002\.jpg: cannot be decoded as an image; replace",
     damaged_png_photo: r"photos/0002\.png: damaged PNG .*; replace",
-    unreadable_photo: r"0002\.(mat|jpg): ",
+    unreadable_photo: r"photos/0002\.jpg: cannot be read \(No such file",
     repeated_photo: r"photos/0009\.jpg: the same photo as photos/0003\.jpg; .*remove",
     mask_without_photo: r"pixel-level/0002\.mat: has no photo .*; add it or remove",
     mask_of_another_size: r"0002\.mat: mask of 300x400 pixels, but .* 200x300 pixels",
@@ -117,6 +129,8 @@ SPOILED: dict[Callable[[Path], None], str] = {
     mask_under_another_name: r"0002\.mat: has no variable 'groundtruth'; save",
     mask_cut_short: r"0002\.mat: not a readable MATLAB file .*; replace",
     mask_with_a_flipped_byte: r"0002\.mat: not a readable MATLAB file .*; replace",
+    photo_longer_than_a_jpeg: r"photos/0002\.png: cannot be stored \(JPEG holds",
+    name_that_is_no_utf8: r"is no UTF-8 name; rename",
     no_label_list: r"label_list\.mat",
     no_pairs: r"no pairs",
 }
@@ -134,7 +148,10 @@ def refused(
         work = tmp_path_factory.mktemp(spoil.__name__)
         shutil.copytree(drawn, work / "figures")
         spoil(work / "figures")
-        command = ("trainer.convert", "--dataset=figures", "--records_dir=new/records")
+        command = (
+            *("trainer.convert", "--dataset=figures", "--records_dir=new/records"),
+            "--record_size=0",
+        )
         done = run_command(*command, cwd=work)
         return done, sorted(os.listdir(work))
 

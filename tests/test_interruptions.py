@@ -1,4 +1,4 @@
-"""Conversions that are really killed, at random moments."""
+"""Conversions that are really killed, again and again, in every step."""
 
 import os
 import subprocess
@@ -14,58 +14,60 @@ from trainer.data import verification
 from trainer.errors import SeamlineError
 
 CONVERT = """
-import sys
-from trainer.data import conversion, preparation, sources
+import os, signal, sys
+from trainer.data import conversion, parts, preparation, records, sources
+
+place, name = {"write": (records, "serialize"), "put": (parts.Parts, "put")}.get(
+    sys.argv[3], (parts.storage, sys.argv[3])
+)
+real, left = getattr(place, name), [int(sys.argv[4])]
+
+def killed(*values, **named):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*values, **named)
+
 if __name__ == "__main__":
+    setattr(place, name, killed)
     source = sources.open_folder(sys.argv[1], name="drawn")
     values = {**preparation.NEW_RECORDS, "record_size": 0, "shard_bytes": 20_000}
-    print("ready", flush=True)
-    conversion.convert(source, sys.argv[2], **values, worker_count=int(sys.argv[3]))
-    print("done", flush=True)
+    conversion.convert(source, sys.argv[2], **values, worker_count=2)
 """
 
 
-def begin(script: Path, *arguments: object) -> subprocess.Popen[str]:
-    """A conversion that has imported all and starts right now."""
-    process = subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)],
+def run(script: Path, drawn: Path, place: Path, step: str, count: int) -> int:
+    """A conversion that kills itself before call number `count` of a step."""
+    return subprocess.run(
+        [sys.executable, *map(str, (script, drawn, place, step, count))],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+        check=False,
+        timeout=120,
+    ).returncode
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_at_random_moments_and_run_again_the_bytes_are_the_same(
+def test_killed_again_and_again_it_ends_with_the_bytes_of_a_quiet_run(
     drawn: Path, tmp_path: Path
 ) -> None:
     script = tmp_path / "convert.py"
     script.write_text(CONVERT)
-    assert begin(script, drawn, tmp_path / "whole", 1).wait(timeout=120) == 0
+    assert run(script, drawn, tmp_path / "whole", "put", 1000) == 0
     whole = content(tmp_path / "whole")
-    rng = np.random.default_rng(0)
+    assert len(whole) > 8
     place = tmp_path / "killed"
-    killed = 0
-    for workers in (1, 2, 1, 2, 1, 2):
-        process = begin(script, drawn, place, workers)
-        try:
-            process.wait(timeout=rng.uniform(0, 0.3))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            killed += process.wait() == -9
-        if (place / "card.json").exists():
-            # Sound, or nothing at all: never in between.
-            verification.verify(str(place))
-            break
+    rng = np.random.default_rng(0)
+    for step, most in (("write", 14), ("put", 5), ("create", 5), ("write", 3)):
+        assert run(script, drawn, place, step, int(rng.integers(1, most))) == -9
         with pytest.raises(SeamlineError, match="not a complete dataset"):
             cards.read_card(str(place))
-    assert killed > 0
-    if not (place / "card.json").exists():
-        assert begin(script, drawn, place, 2).wait(timeout=120) == 0
+    for step in ("move", "remove_folder"):
+        assert run(script, drawn, place, step, 1) == -9
+        if (place / "card.json").exists():
+            verification.verify(str(place))
+    assert (place / "card.json").exists()
+    assert run(script, drawn, place, "put", 1000) == 0
     assert content(place) == whole

@@ -291,3 +291,12 @@ def test_a_mask_of_colours_is_refused(mode: str) -> None:
     picture = Image.fromarray(drawn()).convert(mode)
     with pytest.raises(BadSample, match=rf"a colour picture \({mode}\)"):
         read_mask(encoded(picture))
+
+
+def test_a_sound_jpeg_with_unreadable_exif_is_a_photo() -> None:
+    image = np.full((20, 30, 3), 90, np.uint8)
+    encoded = cv2.imencode(".jpg", image)[1].tobytes()
+    payload = b"Exif\0\0garbage that is no TIFF"
+    segment = b"\xff\xe1" + (2 + len(payload)).to_bytes(2, "big") + payload
+    photo = pairs.open_photo(encoded[:2] + segment + encoded[2:], "a.jpg")
+    assert photo.decode().shape == (20, 30, 3)

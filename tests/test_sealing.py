@@ -222,3 +222,93 @@ def test_a_conversion_that_is_overtaken_ends_before_its_next_shard(
         convert(drawn, tmp_path / "r", record_size=0, shard_bytes=80_000)
     assert verification.verify(str(tmp_path / "r")).record_size == 64
     assert len(os.listdir(tmp_path / "r")) == 3
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_overtaken_in_the_middle_of_a_shard_it_says_so_or_takes_the_same(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    real = records.serialize
+    values = {"record_size": 0, "shard_bytes": 80_000}
+    rival = values if same else {"record_size": 64}
+
+    def serialize_late(encoded: object) -> bytes:
+        monkeypatch.setattr(records, "serialize", real)
+        convert(drawn, tmp_path / "r", **rival)
+        return real(encoded)
+
+    monkeypatch.setattr(records, "serialize", serialize_late)
+    if same:
+        convert(drawn, tmp_path / "r", **values)
+    else:
+        with pytest.raises(SeamlineError, match="another conversion was first"):
+            convert(drawn, tmp_path / "r", **values)
+    assert verification.verify(str(tmp_path / "r")).record_size == (0 if same else 64)
+    assert ".parts" not in os.listdir(tmp_path / "r")
+
+
+def test_a_host_that_comes_late_finds_the_same_dataset(
+    drawn: Path, tmp_path: Path
+) -> None:
+    first = convert(drawn, tmp_path / "r")
+    assert convert(drawn, tmp_path / "r", num_hosts=2, shard_index=1) == first
+    with pytest.raises(SeamlineError, match="another conversion was first"):
+        convert(drawn, tmp_path / "r", record_size=64)
+
+
+def test_a_conversion_that_refuses_leaves_that_of_another_flag_alone(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(dataset, "0002", 77)
+    real = parts.Parts.put
+
+    def put_late(*values: object) -> None:
+        monkeypatch.setattr(parts.Parts, "put", real)
+        with pytest.raises(SeamlineError, match="label 77"):
+            convert(dataset, tmp_path / "r")
+        real(*values)
+
+    monkeypatch.setattr(parts.Parts, "put", put_late)
+    convert(dataset, tmp_path / "r", skip_bad=True)
+    assert len(verification.verify(str(tmp_path / "r")).rejected) == 1
+
+
+def test_a_shard_that_could_not_be_finished_is_removed(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(encoded: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "serialize", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convert(drawn, tmp_path / "r")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_without_hard_links_one_alone_creates_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*unused: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = str(tmp_path / "seal.json")
+    assert parts.storage.create(path, b"one")
+    assert not parts.storage.create(path, b"two")
+    assert parts.storage.read_bytes(path) == b"one"
+
+
+def test_hosts_that_were_given_other_flags_are_told(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        conversion.log, "info", lambda text, *values: said.append(text % values)
+    )
+    source = sources.open_folder(str(drawn), name="x")
+    for host, size in ((0, 128), (1, 256)):
+        values = {**NEW_RECORDS, "record_size": size, "num_hosts": 2}
+        place = str(tmp_path / "r")
+        assert conversion.convert(source, place, **values, shard_index=host) is None
+    assert any("1 shards of hosts 0 are not there yet" in line for line in said)
+    assert any("conversion of other files or flags" in line for line in said)

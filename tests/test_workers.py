@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from trainer import machine
 from trainer.data import workers
+from trainer.errors import Unavailable
 
 SELF = "/proc/self"
 """A link to the number of whichever process reads it."""
@@ -54,7 +55,7 @@ def test_an_exception_of_a_task_reaches_the_reader() -> None:
 def test_a_killed_worker_is_told_with_a_way_out() -> None:
     with (
         workers.start(2, preload="json") as pool,
-        pytest.raises(RuntimeError, match=r"was killed.*--workers=1"),
+        pytest.raises(Unavailable, match=r"was killed.*--workers=1"),
     ):
         list(pool.map(signal.raise_signal, [signal.SIGKILL] * 3))
 
@@ -62,6 +63,7 @@ def test_a_killed_worker_is_told_with_a_way_out() -> None:
 ORPHANS = """
 import os, sys
 from trainer.data import workers
+from trainer.errors import Unavailable
 if __name__ == "__main__":
     with workers.start(2, preload="json") as pool:
         print(*set(pool.map(os.readlink, ["/proc/self"] * 40)), flush=True)

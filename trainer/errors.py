@@ -17,7 +17,7 @@ class SeamlineError(Exception):
 
 
 class Unavailable(SeamlineError):
-    """A service that did not answer; the same command may work later.
+    """What may pass by itself: the same command may work later.
 
     Commands print the text without a traceback and exit with 75.
     """

@@ -36,7 +36,7 @@ _DEFINE: dict[str, Callable[..., Any]] = {
 # A file that is not there, may not be read or written, or is of the wrong kind.
 _USER_ERRNOS = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT),
 }
 
 
@@ -194,9 +194,12 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             print(f"error: {error}", file=sys.stderr, flush=True)
             code = error.exit_code
         except OSError as error:
-            if error.errno not in _USER_ERRNOS or not error.filename:
+            # A full disk is told where something is written, without its name.
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if error.errno not in _USER_ERRNOS or not (error.filename or full):
                 raise
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"error: {place}{error.strerror}", file=sys.stderr)
             code = EXIT_USER_ERROR
         except Stopped as stop:
             print(stop, file=sys.stderr, flush=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
 
-from trainer import progress, storage
+from trainer import machine, progress, storage
 from trainer.data import card as cards
 from trainer.data import parts, records
 from trainer.data.card import Card
@@ -15,7 +17,7 @@ from trainer.data.parts import Parts, Report
 from trainer.data.plan import SHARD_BYTES, SPLITS, Plan, Shard, build_plan
 from trainer.data.shards import make_shards
 from trainer.data.sources import Source
-from trainer.errors import SeamlineError
+from trainer.errors import SeamlineError, Unavailable
 from trainer.labels import IGNORE_LABEL
 
 log = logging.getLogger("seamline")
@@ -57,47 +59,87 @@ def convert(
       SeamlineError: bad pairs (all of them are listed; nothing is left behind), a
         folder that holds something else, or another conversion that was first.
     """
-    _check_place(records_dir, shard_index, num_hosts)
+    _check_hosts(shard_index, num_hosts)
     plan = build_plan(
         source,
         record_size=record_size,
         split_fraction=split_fraction,
         split_seed=split_seed,
+        skip_bad=skip_bad,
         shard_bytes=shard_bytes,
     )
     missing = storage.missing_parents(records_dir)
     done = Parts(records_dir, plan)
     mine = plan.shards[shard_index::num_hosts]
-    with _overtaken(done):
-        made = _write_shards(source, plan, done, mine, worker_count)
-        if not all(done.report(shard) for shard in plan.shards):
-            text = "Host %d of %d: its %d shards are done; the last host done seals"
-            log.info(text, shard_index, num_hosts, len(mine))
-            return None
-        others = [shard for shard in plan.shards if shard.name not in made]
-        made |= _write_shards(source, plan, done, others, worker_count)
-        found = [made[shard.name] for shard in plan.shards]
-        rejected = _rejected(plan, found)
-        objection = _objection(plan, found, rejected, skip_bad)
-        if objection:
-            done.clear()
-            storage.remove_empty_folders(missing)
-            raise SeamlineError(objection)
-        card = _card(source, plan, found, rejected)
-        if not parts.seal(records_dir, card, plan):
-            return _adopt(records_dir, card)
+    try:
+        _check_place(records_dir)
+        with _overtaken(done):
+            made = _write_shards(source, plan, done, mine, worker_count)
+            if not _all_there(plan, done, shard_index, num_hosts):
+                return None
+            others = [shard for shard in plan.shards if shard.name not in made]
+            made |= _write_shards(source, plan, done, others, worker_count)
+            card = _conclude(source, plan, done, made, skip_bad, missing)
+            if not parts.seal(records_dir, card, plan):
+                raise parts.taken(records_dir)
+    except parts.Overtaken:
+        return _adopt(records_dir, source, plan, skip_bad)
     counts = [card.splits[split]["examples"] for split in SPLITS]
     text = "Records: %s: %d train + %d val examples, %d left out"
     log.info(text, records_dir, *counts, len(card.rejected))
     return card
 
 
-def _check_place(records_dir: str, shard_index: int, num_hosts: int) -> None:
+def _check_hosts(shard_index: int, num_hosts: int) -> None:
     if not 0 <= shard_index < num_hosts:
         raise SeamlineError(
             f"--shard_index={shard_index}: --num_hosts={num_hosts} hosts have numbers "
             f"0..{num_hosts - 1}"
         )
+
+
+def _all_there(plan: Plan, done: Parts, shard_index: int, num_hosts: int) -> bool:
+    """Whether all hosts have written their shards; says which have not."""
+    lacking = [
+        str(number % num_hosts)
+        for number, shard in enumerate(plan.shards)
+        if done.report(shard) is None
+    ]
+    if lacking:
+        log.info(
+            "Host %d of %d is done; %d shards of hosts %s are not there yet, and the "
+            "last host done seals",
+            *(shard_index, num_hosts, len(lacking)),
+            ", ".join(sorted(set(lacking), key=int)),
+        )
+    for other in done.other_plans():
+        log.info(
+            "Note: %s holds parts of a conversion of other files or flags (%s); hosts "
+            "that share a conversion must be given the same",
+            *(done.folder, other),
+        )
+    return not lacking
+
+
+def _conclude(
+    source: Source,
+    plan: Plan,
+    done: Parts,
+    made: dict[str, Report],
+    skip_bad: bool,
+    missing: list[str],
+) -> Card:
+    found = [made[shard.name] for shard in plan.shards]
+    rejected = _rejected(plan, found)
+    objection = _objection(plan, found, rejected, skip_bad)
+    if objection:
+        done.clear()
+        storage.remove_empty_folders(missing)
+        raise SeamlineError(objection)
+    return _card(source, plan, found, rejected)
+
+
+def _check_place(records_dir: str) -> None:
     parts.finish(records_dir)
     others = [
         name
@@ -106,9 +148,7 @@ def _check_place(records_dir: str, shard_index: int, num_hosts: int) -> None:
         and not records.SHARD_NAME.fullmatch(name)
     ]
     if cards.CARD_NAME in others:
-        raise SeamlineError(
-            f"--records_dir={records_dir}: holds a dataset; choose another folder"
-        )
+        raise parts.taken(records_dir)
     if others:
         raise SeamlineError(
             f"--records_dir={records_dir}: holds files but no dataset card "
@@ -121,21 +161,27 @@ def _overtaken(done: Parts) -> Iterator[None]:
     """Another conversion that seals takes the folder, and our parts, away."""
     try:
         yield
-    except OSError:
+    except (OSError, SeamlineError):
         done.refuse_if_overtaken()
         raise
 
 
-def _adopt(records_dir: str, card: Card) -> Card:
+def _adopt(records_dir: str, source: Source, plan: Plan, skip_bad: bool) -> Card:
     """The dataset of a conversion that was first, if it is the same."""
     parts.finish(records_dir)
     if not cards.has_card(records_dir):
-        raise SeamlineError(
+        raise Unavailable(
             f"--records_dir={records_dir}: another conversion was first and is not "
             "complete yet; run the same command again"
         )
     theirs = cards.read_card(records_dir)
-    if theirs != card:
+    same = (
+        theirs.source["listing"] == source.listing()
+        and theirs.record_size == plan.record_size
+        and theirs.split == plan.split
+        and (skip_bad or not theirs.rejected)
+    )
+    if not same:
         raise parts.taken(records_dir)
     log.info("Records: %s: another conversion of the same was first", records_dir)
     return theirs
@@ -149,11 +195,12 @@ def _write_shards(
     names = done.begun()
     begun = [shard for shard in shards if shard.name in names]
     bar = progress.Bar("checking what is there", total=len(begun), unit="shards")
-    for shard in begun:
-        report = done.verified(shard, len(source.labels.names))
-        bar.update(1)
-        if report:
-            made[shard.name] = report
+    check = functools.partial(done.verified, classes=len(source.labels.names))
+    with concurrent.futures.ThreadPoolExecutor(machine.cpu_limit()) as pool:
+        for shard, report in zip(begun, pool.map(check, begun), strict=True):
+            bar.update(1)
+            if report:
+                made[shard.name] = report
     bar.close()
     if made:
         log.info("Found done and sound: %d of %d shards", len(made), len(shards))

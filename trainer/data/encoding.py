@@ -65,6 +65,10 @@ def encode_chunk(
             encoded.append(_encode(source, image_id, content, record_size, keep_native))
         except BadSample as problem:
             encoded.append(problem)
+        except (ValueError, cv2.error, MemoryError) as error:
+            photo, _ = source.files[image_id]
+            text = f"cannot be stored ({error}); use a smaller photo or --record_size"
+            encoded.append(BadSample(photo, text))
     return encoded
 
 

@@ -124,6 +124,11 @@ def _list_side(
             continue
         if not side.takes(name) or (side.shares_with(other) and other.takes(name)):
             continue
+        if not _is_text(name):
+            raise SeamlineError(
+                f"--{side.flag}={side.folder}: {name!a} is no UTF-8 name; rename "
+                "the file"
+            )
         path = posixpath.join(prefix, name)
         image_id = posixpath.splitext(name)[0].removesuffix(side.suffix)
         if image_id in names:
@@ -133,6 +138,14 @@ def _list_side(
             )
         names[image_id], infos[path] = path, info
     return names, infos
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _whole(folder: str) -> str:

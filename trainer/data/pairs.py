@@ -160,10 +160,7 @@ def open_photo(encoded: bytes, file: str) -> Photo:
         with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as header:
             width, height = header.size
             kind, mode = header.format, header.mode
-            # Not getexif(), which also heeds XMP; decoders and viewers do not.
-            exif = Image.Exif()
-            exif.load(header.info.get("exif", b""))
-            turned = exif.get(_ORIENTATION, 1)
+            turned = _orientation(header.info.get("exif", b""))
     except Exception as error:
         raise BadSample(file, f"cannot be decoded as an image; {_REPLACE}") from error
     _refuse_huge(width, height, file)
@@ -171,6 +168,18 @@ def open_photo(encoded: bytes, file: str) -> Photo:
         width, height = height, width
     plain = kind == "JPEG" and mode in ("L", "RGB") and turned == 1
     return Photo(file, encoded, height, width, plain)
+
+
+def _orientation(exif: bytes) -> int:
+    """1 to 8; data that cannot be read turns nothing, as in decoders and viewers."""
+    # Not getexif(), which also heeds XMP; decoders and viewers do not.
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        turned = tags.get(_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return turned if turned in range(1, 9) else 1
 
 
 def _refuse_empty(encoded: bytes, file: str) -> None:

@@ -109,6 +109,12 @@ class Parts:
         """Names of shards of which something is there, found by one listing."""
         return {name.removesuffix(".json") for name in storage.list_files(self.folder)}
 
+    def other_plans(self) -> list[str]:
+        """Parts of conversions of other plans that lie in the same place."""
+        place = storage.join(self._records_dir, FOLDER)
+        tops = {name.partition("/")[0] for name in storage.list_files(place)}
+        return sorted(tops - {self._plan.digest[:16], _SEAL})
+
     def report(self, shard: Shard) -> Report | None:
         """What a shard's report says, None when there is none for all its pairs."""
         path = self._report_path(shard)
@@ -156,7 +162,7 @@ class Parts:
         """Ends a conversion that another one was faster than.
 
         Raises:
-          SeamlineError: the place holds a dataset by now; our parts are removed.
+          Overtaken: the place holds a dataset by now; our parts are removed.
         """
         if _card_there(self._records_dir):
             self.clear()
@@ -171,9 +177,13 @@ class Parts:
         return f"{self.path(shard)}.json"
 
 
-def taken(records_dir: str) -> SeamlineError:
+class Overtaken(SeamlineError):
+    """Another conversion made the dataset of this place."""
+
+
+def taken(records_dir: str) -> Overtaken:
     """What to say where another conversion was first."""
-    return SeamlineError(
+    return Overtaken(
         f"--records_dir={records_dir}: another conversion was first; its records are "
         "complete: use them, or choose another folder for these"
     )
@@ -213,13 +223,14 @@ def finish(records_dir: str) -> None:
     path = storage.join(folder, _SEAL)
     if not _card_there(records_dir):
         try:
-            content = json.loads(storage.read_bytes(path))
+            sealed = storage.read_bytes(path)
         except (FileNotFoundError, NotADirectoryError):
             return
-        card = cards.parse(content["card"].encode(), path)
         try:
+            content = json.loads(sealed)
+            card = cards.parse(content["card"].encode(), path)
             _move(records_dir, card, content["parts"])
-        except (FileNotFoundError, _Changed):
+        except (FileNotFoundError, ValueError, _Changed):
             # Another process may have finished the same seal meanwhile.
             if not _card_there(records_dir):
                 storage.remove_file(path)

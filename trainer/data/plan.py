@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
+import cv2
 from numpy.random import RandomState
 
 from trainer.data import encoding
@@ -70,6 +71,7 @@ def build_plan(
     record_size: int,
     split_fraction: float,
     split_seed: int,
+    skip_bad: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Plan:
     """Splits the pairs of `source` and deals them out to shards.
@@ -94,7 +96,9 @@ def build_plan(
         kept = [image_id for image_id in ids if source.files[image_id][0] not in out]
         shards += _deal(source, name, kept, record_size, shard_bytes)
     content = json.dumps(
-        [FORMAT_VERSION, source.listing(), record_size, split, source.orphans]
+        # Of two conversions one of which refuses bad pairs, neither clears the other's.
+        [FORMAT_VERSION, cv2.__version__, skip_bad]
+        + [source.listing(), record_size, split, source.orphans]
         + [[shard.name, shard.ids] for shard in shards]
     )
     digest = hashlib.sha256(content.encode()).hexdigest()

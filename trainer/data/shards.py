@@ -132,7 +132,12 @@ def _write_shard(
 
     # A name of its own: two conversions of the same plan may be under way at once.
     path = os.path.join(scratch, f"{shard.name}.{secrets.token_hex(6)}.partial")
-    records.write_shard(path, examples())
+    try:
+        records.write_shard(path, examples())
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+        raise
     checks = cards.digest(path)
     report = Report(
         name=shard.name,

@@ -87,7 +87,8 @@ class Source:
         labels = self.labels
         meaning = [labels.names, labels.ids, labels.ignore, labels.variable]
         masks = [mask for _, mask in self.files.values()]
-        checksums = _in_threads(self._checksum, masks)
+        known = [self.infos[mask].crc32c for mask in masks]
+        checksums = known if all(known) else _in_threads(self._checksum, masks)
         # Names without folders: these are in the ids, and where the two roots lie is
         # not what the source is.
         rows = [

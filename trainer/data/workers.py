@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import cv2
 
 from trainer import machine
+from trainer.errors import Unavailable
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -43,7 +44,7 @@ class Workers:
         """Yields `function(task)` in order, a few tasks a worker ahead at most.
 
         Raises:
-          RuntimeError: a worker was killed from outside; a retry may do.
+          Unavailable: a worker was killed from outside.
         """
         if self._executor is None:
             yield from map(function, tasks)
@@ -57,7 +58,7 @@ class Workers:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise Unavailable(
                 f"one of {self._count} workers was killed, most often for want of "
                 "memory; try again with fewer: --workers=1"
             ) from error

@@ -23,7 +23,7 @@ from trainer.errors import SeamlineError
 from trainer.storage import bucket_client, buckets, disk, tf_files
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FileInfo:
     """What is known of a file without reading a bucket's content.
 

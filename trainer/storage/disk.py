@@ -42,6 +42,8 @@ def _walk(folder: str, prefix: str, above: list[str]) -> Iterator[tuple[str, int
         name = prefix + entry.name
         if entry.is_dir():
             yield from _walk(entry.path, f"{name}/", [*above, real])
+        elif entry.is_symlink() and not entry.is_file():
+            yield name, 0  # whoever reads it finds what is wrong
         elif entry.is_file():
             # Another process may remove a file between the two calls.
             with contextlib.suppress(FileNotFoundError):
@@ -98,11 +100,18 @@ def create(path: str, content: bytes) -> bool:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            # Still all or nothing for readers, but of two calls at the same moment
-            # both may think that they wrote the file.
-            if os.path.lexists(path):
-                return False
-            os.replace(name, path)
+            return _create_in_place(path, content)
+    return True
+
+
+def _create_in_place(path: str, content: bytes) -> bool:
+    # Still one call alone gets True; but readers may see half of the file, also for
+    # good where the machine goes down meanwhile.
+    try:
+        with open(path, "xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
     return True
 
 
