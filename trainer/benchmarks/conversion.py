@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import tempfile
@@ -44,14 +45,9 @@ def measure(
     source = sources.find(dataset, layout)
     if storage.is_remote(source.folder):
         raise SeamlineError(f"{source.folder}: give a local dataset to measure")
-    values = (
-        NEW_RECORDS
-        if record_size is None
-        else {
-            **NEW_RECORDS,
-            "record_size": record_size,
-        }
-    )
+    values = dict(NEW_RECORDS)
+    if record_size is not None:
+        values["record_size"] = record_size
     return [
         *_measure_speed(source, values, worker_count, repeats),
         *_measure_memory(source, values, worker_count),
@@ -71,7 +67,9 @@ def _measure_speed(
                 pass
 
     def convert(folder: str) -> None:
-        conversion.convert(source, folder, **values, worker_count=count)
+        # A new one each time: a source remembers the digest of its files.
+        fresh = dataclasses.replace(source)
+        conversion.convert(fresh, folder, **values, worker_count=count)
 
     def draw(folder: str) -> None:
         card = conversion.convert(source, folder, **values, worker_count=count)

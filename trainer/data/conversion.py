@@ -112,7 +112,7 @@ def _all_there(plan: Plan, done: Parts, shard_index: int, num_hosts: int) -> boo
             *(shard_index, num_hosts, len(lacking)),
             ", ".join(sorted(set(lacking), key=int)),
         )
-    for other in done.other_plans():
+    for other in done.other_plans() if num_hosts > 1 else []:
         log.info(
             "Note: %s holds parts of a conversion of other files or flags (%s); hosts "
             "that share a conversion must be given the same",
