@@ -1,14 +1,17 @@
-"""The published calls stand in this file, as the article's script has them."""
+"""Policies; the published calls stand here as the article's script has them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data import augment
+from tests.conftest import ROOT
+from trainer.data import augment, random_ops
+from trainer.data.tutorial_ops import TUTORIAL_OPS
 from trainer.errors import SeamlineError
 
 SIZE = 32
@@ -36,10 +39,10 @@ def example(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_tutorial_has_the_original_and_its_seven_ops_in_order() -> None:
-    assert [op.__name__ for op in augment.TUTORIAL_OPS] == list(PUBLISHED)
+    assert [op.__name__ for op in TUTORIAL_OPS] == list(PUBLISHED)
 
 
-@pytest.mark.parametrize("op", augment.TUTORIAL_OPS, ids=lambda op: op.__name__)
+@pytest.mark.parametrize("op", TUTORIAL_OPS, ids=lambda op: op.__name__)
 def test_an_op_changes_the_image_as_the_published_call(op: Callable) -> None:
     image, mask = example()
     ours, _ = op(tf.constant(image), tf.constant(mask))
@@ -47,7 +50,7 @@ def test_an_op_changes_the_image_as_the_published_call(op: Callable) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("op", augment.TUTORIAL_OPS, ids=lambda op: op.__name__)
+@pytest.mark.parametrize("op", TUTORIAL_OPS, ids=lambda op: op.__name__)
 def test_an_op_moves_the_mask_as_published_but_by_nearest_neighbour(
     op: Callable,
 ) -> None:
@@ -64,76 +67,175 @@ def test_an_op_moves_the_mask_as_published_but_by_nearest_neighbour(
     assert ours.dtype == tf.uint8
 
 
-def test_the_policy_in_a_pipeline_equals_the_ops_one_by_one() -> None:
-    pairs = [example(seed) for seed in range(8)]
-    images = np.stack([image for image, _ in pairs])
-    masks = np.stack([mask[..., 0] for _, mask in pairs])
+@pytest.mark.parametrize("op", TUTORIAL_OPS, ids=lambda op: op.__name__)
+def test_an_op_in_a_pipeline_equals_the_published_call_bit_for_bit(
+    op: Callable,
+) -> None:
+    image, mask = example(1)
+    dataset = tf.data.Dataset.from_tensors((image, mask)).map(op)
+    [(ours, _)] = dataset.as_numpy_iterator()
+    theirs = tf.data.Dataset.from_tensors(image).map(PUBLISHED[op.__name__])
+    np.testing.assert_array_equal(ours, next(theirs.as_numpy_iterator()))
+
+
+def batch(count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+    return images, random.integers(0, 59, (count, size, size)).astype(np.uint8)
+
+
+def arguments(policy: augment.Policy, count: int) -> tuple[np.ndarray, ...]:
+    """What a policy's `apply` takes, for `count` examples."""
+    random = np.random.default_rng(4)
+    amounts = random.random((count, policy.amounts), np.float32)
+    return (*batch(count), random.integers(0, policy.copies, count), amounts)
+
+
+def in_pipeline(
+    policy: augment.Policy, values: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    [pair] = tf.data.Dataset.from_tensors(values).map(policy.apply).as_numpy_iterator()
+    return pair
+
+
+@pytest.mark.parametrize("how", ["eager", "pipeline"])
+def test_the_tutorial_policy_equals_the_published_calls(how: str) -> None:
+    images, masks = batch(8)
     policy = augment.find("tutorial")
-    copies = np.arange(8)
-    dataset = tf.data.Dataset.from_tensors((images * 255, masks, copies)).map(
-        lambda i, m, c: policy.apply(i, m, c, tf.zeros([8, 0]))
-    )
-    got_images, got_masks = next(dataset.as_numpy_iterator())
-    for index, op in enumerate(augment.TUTORIAL_OPS):
-        image, mask = op(images[index], masks[index][..., np.newaxis])
-        np.testing.assert_allclose(got_images[index] / 255, image, atol=1e-6)
+    values = (images, masks, np.arange(8), np.zeros((8, 0), np.float32))
+    apply = in_pipeline if how == "pipeline" else lambda policy, x: policy.apply(*x)
+    got_images, got_masks = apply(policy, values)
+    for index, op in enumerate(TUTORIAL_OPS):
+        image = PUBLISHED[op.__name__](images[index].astype(np.float32) / 255)
+        _, mask = op(images[index], masks[index][..., np.newaxis])
+        np.testing.assert_allclose(got_images[index] / 255, image, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(got_masks[index], mask[..., 0])
+    assert np.max(got_images) > 255, "not clipped, as in the article"
 
 
-def test_a_random_draw_moves_the_mask_exactly_with_its_image() -> None:
-    """Images that are their own mask: wherever a pixel is pure, both must agree."""
-    blocks = np.random.default_rng(1).integers(1, 59, (200, 4, 4))
-    masks = np.kron(blocks, np.ones((1, 8, 8))).astype(np.uint8)
-    images = np.repeat(masks[..., np.newaxis], 3, axis=3).astype(np.float32)
-    random = np.random.default_rng(2).random((7, 200), np.float32)
-    moved_images, moved_masks = augment.warp(
-        tf.constant(images),
-        tf.constant(masks),
-        scale_y=random[0] + 0.5,
-        scale_x=random[1] * 3 - 1.5,
-        angle=random[2] - 0.5,
-        shift_y=random[3] * 0.4 - 0.2,
-        shift_x=random[4] * 0.4 - 0.2,
-    )
-    image, mask = moved_images.numpy()[..., 0], moved_masks.numpy()
-    inside = mask != 255
-    for before, after in zip(masks, mask, strict=True):
-        assert set(np.unique(after)) <= {*np.unique(before), 255}
-    pure = inside & np.isclose(image, np.round(image), atol=1e-3)
-    # Bilinear mixtures may round to a label by chance; whole neighbourhoods do not.
-    same = np.isclose(image, mask, atol=1e-3)
-    assert pure.mean() > 0.4
-    assert same[pure].mean() > 0.97
-    assert 0.02 < 1 - inside.mean() < 0.6
+TEXTS = ["none", "tutorial", "random", "random,rotate=30", "flip=0.5", "gamma=0.5"]
 
 
-def test_the_random_policy_ignores_what_lies_outside_and_stays_in_range() -> None:
-    images = np.full((64, SIZE, SIZE, 3), 200, np.float32)
-    masks = np.full((64, SIZE, SIZE), 7, np.uint8)
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_an_example_becomes_does_not_depend_on_its_batch(text: str) -> None:
+    policy = augment.find(text)
+    values = arguments(policy, 37)
+    images, masks = (np.array(x) for x in policy.apply(*values))
+    order = np.random.default_rng(5).permutation(37)
+    for cut in ([order], np.split(order, [1, 4, 20]), order[:9].reshape(9, 1)):
+        for rows in cut:
+            few_images, few_masks = policy.apply(*(x[rows] for x in values))
+            np.testing.assert_array_equal(few_images, images[rows])
+            np.testing.assert_array_equal(few_masks, masks[rows])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_policy_does_the_same_eagerly_and_in_a_pipeline(text: str) -> None:
+    policy = augment.find(text)
+    values = arguments(policy, 19)
+    eager, piped = policy.apply(*values), in_pipeline(policy, values)
+    for one, two in zip(eager, piped, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_pipeline_knows_the_shapes_and_types_that_a_policy_returns(text: str) -> None:
+    policy = augment.find(text)
+    dataset = tf.data.Dataset.from_tensors(arguments(policy, 3)).map(policy.apply)
+    images, masks = dataset.element_spec
+    assert (images.shape, images.dtype) == ((3, SIZE, SIZE, 3), tf.float32)
+    assert (masks.shape, masks.dtype) == ((3, SIZE, SIZE), tf.uint8)
+
+
+@pytest.mark.parametrize("text", ["none", "flip=0", "random," + ",".join(
+    f"{op.name}=0" for op in random_ops.OPS
+)])  # fmt: skip
+def test_nothing_to_do_leaves_examples_as_they_are_and_needs_no_numbers(
+    text: str,
+) -> None:
+    policy = augment.find(text)
+    assert (policy.copies, policy.amounts) == (1, 0)
+    images, masks, *rest = arguments(policy, 4)
+    got, labels = policy.apply(images, masks, *rest)
+    np.testing.assert_array_equal(got, images)
+    np.testing.assert_array_equal(labels, masks)
+
+
+def test_the_random_policy_applies_each_op_at_its_default() -> None:
     policy = augment.find("random")
-    amounts = np.random.default_rng(0).random((64, policy.amounts), np.float32)
-    images, masks = policy.apply(images, masks, tf.zeros([64], tf.int64), amounts)
-    assert set(np.unique(masks)) == {7, 255}
-    assert images.numpy().min() >= 0
-    assert images.numpy().max() <= 255
-    assert np.mean(masks.numpy() == 255) < 0.2
-    assert len(np.unique(images.numpy()[:, 16, 16, 0])) > 50
+    images, masks, copies, amounts = arguments(policy, 20)
+    defaults = {op.name: op.default for op in random_ops.OPS}
+    wanted = random_ops.augment(images, masks, amounts, defaults)
+    got = policy.apply(images, masks, copies, amounts)
+    for one, two in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
-def test_half_of_the_random_draws_are_mirrored() -> None:
-    row = np.arange(SIZE, dtype=np.float32) * 8
-    ramp = np.tile(row, (64, SIZE, 1))[..., np.newaxis]
-    images = np.repeat(ramp, 3, axis=3)
-    policy = augment.find("random")
-    amounts = np.random.default_rng(0).random((64, policy.amounts), np.float32)
-    moved, _ = policy.apply(
-        images, np.zeros((64, SIZE, SIZE), np.uint8), tf.zeros([64], tf.int64), amounts
-    )
-    middle = moved.numpy()[:, SIZE // 2, :, 0]
-    mirrored = middle[:, 10] > middle[:, 22]
-    np.testing.assert_array_equal(mirrored, amounts[:, 3] < 0.5)
+def asked(text: str) -> dict[str, float]:
+    return {name: x for name, x in augment.parse(text).items() if x}
 
 
-def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(SeamlineError, match=r"--augment=wild.*none, tutorial, random"):
-        augment.find("wild")
+def test_a_text_says_which_ops_with_which_strengths() -> None:
+    defaults = {op.name: op.default for op in random_ops.OPS}
+    assert asked("random") == defaults
+    assert asked("random,rotate=10") == {**defaults, "rotate": 10}
+    without = {name: x for name, x in defaults.items() if name != "hue"}
+    assert asked("random,hue=0") == without
+    assert asked("flip=0.5,rotate=10") == {"flip": 0.5, "rotate": 10}
+    assert asked(" flip=.5 , rotate=1e1") == {"flip": 0.5, "rotate": 10}
+    for op in random_ops.OPS:
+        assert asked(f"{op.name}={op.highest}") == {op.name: op.highest}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("wild", "no policy or op 'wild'; policies: none, tutorial, random; ops: flip"),
+        ("", "no policy or op ''"),
+        ("Random", "no policy or op 'Random'"),
+        ("random,", "no policy or op ''"),
+        ("none,flip=0.5", "no policy or op 'none'"),
+        ("tutorial,flip=0.5", "no policy or op 'tutorial'"),
+        ("flip=0.5,random", "no policy or op 'random'"),
+        ("random,random", "no policy or op 'random'"),
+        ("flip=0.5,zoom=2", "no policy or op 'zoom'"),
+        ("flip", "flip needs a strength, such as flip=0.5"),
+        ("flip=2", "flip=2 is out of range; flip lies in 0..1"),
+        ("random,crop=1", "crop=1 is out of range; crop lies in 0..0.9"),
+        ("rotate=-3", "rotate=-3 is out of range; rotate lies in 0..180"),
+        ("rotate=inf", "rotate=inf is out of range"),
+        ("rotate=nan", "rotate=nan is not a number; rotate lies in 0..180"),
+        ("rotate=much", "rotate=much is not a number"),
+        ("rotate=", "rotate= is not a number"),
+        ("rotate=1=2", "rotate=1=2 is not a number"),
+        ("rotate=3,rotate=3", "rotate comes twice"),
+        ("random,hue=0,hue=0", "hue comes twice"),
+    ],
+)
+def test_a_text_that_is_wrong_is_refused_with_what_would_do(
+    text: str, problem: str
+) -> None:
+    with pytest.raises(SeamlineError) as refused:
+        augment.find(text)
+    assert str(refused.value).startswith(f"--augment={text}: {problem}")
+    assert "\n" not in str(refused.value)
+
+
+PAGE = (ROOT / "docs" / "augmentation.md").read_text()
+
+
+def test_the_documented_table_is_the_declared_one() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| (\S+) \| (.+) \|$", PAGE, re.M)
+    assert rows == [
+        (op.name, f"{op.default:g}", f"0..{op.highest:g}", op.help)
+        for op in random_ops.OPS
+    ]
+
+
+def test_every_documented_value_of_the_flag_is_one() -> None:
+    table = re.findall(r"^\| `(\S+)` \| (?:each|the same)", PAGE, re.M)
+    examples = re.findall(r"--augment=([^`\s]+)", PAGE)
+    assert len(table) == 5
+    assert len(examples) == 2
+    for text in (*table, *examples):
+        assert augment.find(text) != augment.find("none") or text == "none"
