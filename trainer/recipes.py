@@ -41,7 +41,10 @@ class Recipe:
     batch_size: int = _knob("global batch: examples a step over all replicas")
     epochs: int = _knob("how many times to train, validate, log and save")
     steps_per_epoch: int = _knob("steps an epoch; 0: as many as see all examples once")
-    augment: str = _knob("augmentation policy", "none", "tutorial", "random")
+    augment: str = _knob(
+        "augmentation policy: none, tutorial, random, or own choice such as "
+        "flip=0.5,rotate=10 (see docs/augmentation.md)"
+    )
     loss: str = _knob(
         "sum of terms joined by +: cross_entropy, weighted_cross_entropy, dice"
     )
