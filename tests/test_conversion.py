@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+import tensorflow as tf
 
 from trainer.data import card as cards
 from trainer.data import conversion, images, records, sources, verification
@@ -96,6 +97,60 @@ def test_the_card_counts_what_the_records_hold(records_dir: Path) -> None:
         assert [row[split]["images"] for row in card.classes] == examples.tolist()
     assert card.sizes == {"300x200": 14}
     assert sum(card.frequencies("train")) == pytest.approx(1)
+
+
+def test_the_card_has_the_length_of_every_record_and_the_place_follows(
+    drawn: Path, tmp_path: Path
+) -> None:
+    card = convert(drawn, tmp_path / "r", record_size=0, shard_bytes=80_000)
+    assert len(card.shards) == 4
+    for row in card.shards:
+        path = tmp_path / "r" / row["name"]
+        content, place = path.read_bytes(), 0
+        payloads = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        assert row["lengths"] == [len(payload) for payload in payloads]
+        for payload, length in zip(payloads, row["lengths"], strict=True):
+            assert content[place + 12 : place + 12 + length] == payload
+            place += length + cards.FRAME_BYTES
+        assert place == row["bytes"] == len(content)
+
+
+def test_the_card_has_the_classes_of_every_mask_as_stored(
+    drawn: Path, tmp_path: Path
+) -> None:
+    # So small that classes of the photo's own size are lost.
+    card = convert(drawn, tmp_path / "r", record_size=16, shard_bytes=2_000)
+    assert len(card.shards) > 2
+    for split in SPLITS:
+        masks = [
+            cv2.imdecode(np.frombuffer(x.mask, np.uint8), cv2.IMREAD_UNCHANGED)
+            for x in records.read(str(tmp_path / "r"), card, split)
+        ]
+        present = [set(np.unique(mask).tolist()) - {255} for mask in masks]
+        assert card.splits[split]["labels"] == [
+            f"{sum(2**label for label in labels):x}" for labels in present
+        ]
+        sets = card.label_sets(split)
+        assert (sets.dtype, sets.shape) == (bool, (len(masks), 59))
+        assert [set(np.flatnonzero(row).tolist()) for row in sets] == present
+        assert sets.sum(0).tolist() == [row[split]["images"] for row in card.classes]
+
+
+@pytest.mark.parametrize("classes", [1, 7, 8, 9, 64, 255])
+def test_sets_of_labels_survive_their_way_through_the_card(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    pixels = rng.integers(0, 3, (20, classes)) * 1000
+    pixels[0], pixels[1] = 0, 1
+    texts = [cards.pack_labels(row) for row in pixels]
+    assert (texts[0], texts[1]) == ("0", f"{2**classes - 1:x}")
+    blank = dict.fromkeys(cards.Card.__dataclass_fields__)
+    fields = {
+        "label_names": [""] * classes,
+        "splits": {"train": {"labels": texts}, "val": {"labels": []}},
+    }
+    card = cards.Card(**{**blank, **fields})
+    np.testing.assert_array_equal(card.label_sets("train"), pixels > 0)
+    assert card.label_sets("val").shape == (0, classes)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

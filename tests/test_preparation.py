@@ -56,6 +56,20 @@ def test_without_a_records_dir_the_same_source_finds_its_records_again(
     assert again.card == first.card
 
 
+def test_without_a_records_dir_those_of_another_format_are_left_alone(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(cards, "FORMAT_VERSION", 2)
+        old = preparation.prepare(**asked(dataset=str(drawn)))
+    new = preparation.prepare(**asked(dataset=str(drawn)))
+    assert new.made
+    assert new.records_dir != old.records_dir
+    with pytest.raises(SeamlineError, match="convert again into another folder"):
+        preparation.prepare(**asked(records_dir=old.records_dir))
+
+
 def test_a_split_by_lists_refuses_a_random_one(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("0002\n")
     layout = preparation.Layout(

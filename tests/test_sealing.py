@@ -3,13 +3,21 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.test_conversion import content, convert, spoil
 from trainer.data import card as cards
-from trainer.data import conversion, parts, records, sources, verification
+from trainer.data import (
+    conversion,
+    encoding,
+    parts,
+    records,
+    sources,
+    verification,
+)
 from trainer.data.preparation import NEW_RECORDS
 from trainer.errors import SeamlineError
 
@@ -146,19 +154,39 @@ def test_hosts_share_a_conversion_and_the_last_one_seals(
     assert content(tmp_path / "r") == content(tmp_path / "alone")
 
 
+_count_pixels, _add = encoding.count_pixels, verification.Count.add
+
+WRONG: dict[str, tuple[Any, str, Callable]] = {
+    "classes": (
+        encoding,
+        "count_pixels",
+        lambda mask, classes: np.ones(classes, np.int64),
+    ),
+    "pixels": (
+        encoding,
+        "count_pixels",
+        lambda mask, classes: 2 * _count_pixels(mask, classes),
+    ),
+    "labels": (cards, "pack_labels", lambda pixels: "1"),
+    "lengths": (
+        verification.Count,
+        "add",
+        lambda count, x, pixels, n: _add(count, x, pixels, n + 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_host_does_not_trust_anothers_shard(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     values = {"record_size": 0, "shard_bytes": 80_000}
     convert(drawn, tmp_path / "alone", **values)
     source = sources.open_folder(str(drawn), name="x")
     hosts = {**NEW_RECORDS, **values, "num_hosts": 2}
     with monkeypatch.context() as patched:
-        # A host that counts wrongly: bytes and checksums fit, labels do not.
-        patched.setattr(
-            "trainer.data.encoding.count_pixels",
-            lambda mask, classes: np.ones(classes, np.int64),
-        )
+        # A host that counts wrongly: bytes and checksums fit, what it reports does not.
+        patched.setattr(*WRONG[wrong])
         conversion.convert(source, str(tmp_path / "r"), **hosts, shard_index=0)
     conversion.convert(source, str(tmp_path / "r"), **hosts, shard_index=1)
     assert content(tmp_path / "r") == content(tmp_path / "alone")

@@ -103,6 +103,60 @@ def test_examples_in_another_order_are_found(spoiled: Path) -> None:
     assert "holds other examples than listed" in problem(spoiled)
 
 
+def test_lengths_of_records_that_are_not_theirs_are_found(spoiled: Path) -> None:
+    splits = json.loads((spoiled / "card.json").read_text())["splits"]
+    row = splits["train"]["shards"][1]
+    # The sum stays, so the card does not contradict itself.
+    row["lengths"][0] += 1
+    row["lengths"][1] -= 1
+    rewrite_card(spoiled, {"splits": splits})
+    cards.read_card(str(spoiled))
+    expected = f"{spoiled / row['name']}: holds other lengths than listed"
+    assert expected in problem(spoiled)
+
+
+def test_labels_of_examples_that_are_not_theirs_are_found(spoiled: Path) -> None:
+    splits = json.loads((spoiled / "card.json").read_text())["splits"]
+    labels, shards = splits["val"]["labels"], splits["val"]["shards"]
+    labels[-1] = f"{int(labels[-1], 16) ^ 1 << 58:x}"
+    rewrite_card(spoiled, {"splits": splits})
+    cards.read_card(str(spoiled))
+    expected = f"{spoiled / shards[-1]['name']}: holds other labels than listed"
+    assert problem(spoiled) == f"{expected}; convert again"
+
+
+@pytest.mark.parametrize("change", ["one more", "one less", "longer", "none"])
+def test_a_card_whose_lengths_do_not_add_up_is_refused_by_every_reader(
+    spoiled: Path, change: str
+) -> None:
+    splits = json.loads((spoiled / "card.json").read_text())["splits"]
+    row = splits["val"]["shards"][1]
+    lengths = row["lengths"]
+    row["lengths"] = {
+        "one more": [*lengths, 0],
+        "one less": [lengths[0] + lengths[1] + 16, *lengths[2:]],
+        "longer": [lengths[0] + 1, *lengths[1:]],
+        "none": [],
+    }[change]
+    rewrite_card(spoiled, {"splits": splits})
+    expected = rf"card\.json: the lengths of {row['name']} do not add up to its bytes"
+    for read in (cards.read_card, cards.read_card_alone, verification.verify):
+        with pytest.raises(SeamlineError, match=expected):
+            read(str(spoiled))
+
+
+@pytest.mark.parametrize("key", ["ids", "labels", "examples"])
+def test_a_card_with_other_numbers_of_examples_ids_and_labels_is_refused(
+    spoiled: Path, key: str
+) -> None:
+    splits = json.loads((spoiled / "card.json").read_text())["splits"]
+    part = splits["train"]
+    part[key] = part[key] + 1 if key == "examples" else part[key][:-1]
+    rewrite_card(spoiled, {"splits": splits})
+    with pytest.raises(SeamlineError, match="'train' has other numbers of examples"):
+        cards.read_card(str(spoiled))
+
+
 def test_a_record_that_cannot_be_decoded_is_found_though_its_checksum_fits(
     spoiled: Path,
 ) -> None:
@@ -119,7 +173,8 @@ def test_a_record_that_cannot_be_decoded_is_found_though_its_checksum_fits(
     ]
     records.write_shard(str(path), map(records.serialize, broken))
     splits = {**card.splits}
-    row.update(cards.digest(str(path)))
+    lengths = [len(records.serialize(x)) for x in broken]
+    row.update(cards.digest(str(path)), lengths=lengths)
     rewrite_card(spoiled, {"splits": splits})
     assert f"{path}: not an image" in problem(spoiled)
 
@@ -174,7 +229,7 @@ def test_an_altered_card_is_refused(spoiled: Path) -> None:
 
 def test_a_card_of_another_format_is_told_from_a_broken_one(spoiled: Path) -> None:
     path = spoiled / "card.json"
-    text = path.read_text().replace('"format_version": 2', '"format_version": 9')
+    text = path.read_text().replace('"format_version": 3', '"format_version": 9')
     path.write_text(text)
-    with pytest.raises(SeamlineError, match="format version 9, but this release"):
+    with pytest.raises(SeamlineError, match=r"format version 9, .* another folder"):
         cards.read_card(str(spoiled))

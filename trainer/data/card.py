@@ -10,11 +10,16 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
+
 from trainer import storage
 from trainer.errors import SeamlineError
 
 CARD_NAME = "card.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FRAME_BYTES = 16
+"""What a TFRecord adds to its payload: uint64 length and masked CRC-32C of it before,
+masked CRC-32C of the payload behind, all little-endian (`tf.io.TFRecordWriter`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +34,13 @@ class Card:
         became `ignore_label`}`.
       record_size: short side of the stored photos at most, 0 for the original size.
       split: `{"seed": …, "fraction": …}`, or `{"given": true}` for lists of ids.
-      splits: per split: `examples`, `ids`, and `shards`, each with `name`, `examples`,
-        `bytes`, `sha256`, `crc32c` (base64, as GCS gives it).
+      splits: per split: `examples`, `ids`, `labels` and `shards`. `labels` has a string
+        for each id: the classes in the mask as stored, as a bit mask in hexadecimal
+        (bit c: class c has a pixel); see `label_sets`. Each of `shards` has `name`,
+        `examples`, `bytes`, `sha256`, `crc32c` (base64, as GCS gives it) and `lengths`:
+        bytes of each record's payload, in order. Payload k begins at byte
+        `sum(lengths[:k]) + FRAME_BYTES * k + 12`, and `bytes` is
+        `sum(lengths) + FRAME_BYTES * examples`.
       classes: per class: `name`, and per split `images` and `pixels` as stored.
       rejected: pairs left out: `file` and `problem`.
       sizes: `"HxW"` of the original photos -> how many.
@@ -58,6 +68,19 @@ class Card:
         pixels = [row[split]["pixels"] for row in self.classes]
         return [count / max(sum(pixels), 1) for count in pixels]
 
+    def label_sets(self, split: str) -> np.ndarray:
+        """Which classes occur in which masks of a split, as stored.
+
+        Returns:
+          bool `[examples, classes]`, rows in the order of `ids`.
+        """
+        texts, classes = self.splits[split]["labels"], len(self.label_names)
+        width = (classes + 7) // 8
+        packed = b"".join(int(text, 16).to_bytes(width, "little") for text in texts)
+        table = np.frombuffer(packed, np.uint8).reshape(len(texts), width)
+        bits = np.unpackbits(table, axis=1, count=classes, bitorder="little")
+        return bits.astype(bool)
+
     @property
     def shards(self) -> list[dict[str, Any]]:
         """The rows of all shards, those of the first split first."""
@@ -79,6 +102,12 @@ class Card:
         # Not `dataclasses.asdict`, which copies every id.
         names = [field.name for field in dataclasses.fields(self)]
         return {name: getattr(self, name) for name in names}
+
+
+def pack_labels(pixels: np.ndarray) -> str:
+    """The classes that occur, as `labels` has them: int64 `[classes]` of pixels."""
+    packed = np.packbits(pixels > 0, bitorder="little").tobytes()
+    return f"{int.from_bytes(packed, 'little'):x}"
 
 
 def has_card(records_dir: str) -> bool:
@@ -127,7 +156,8 @@ def parse(content: bytes, path: str) -> Card:
     """The card in the bytes of `card.json`.
 
     Raises:
-      SeamlineError: no card, of another format, or altered in a single byte.
+      SeamlineError: no card, of another format, altered in a single byte, or one that
+        contradicts itself.
     """
     try:
         fields = json.loads(content)
@@ -139,13 +169,29 @@ def parse(content: bytes, path: str) -> Card:
     if card is None:
         raise SeamlineError(
             f"{path}: format version {version}, but this release reads "
-            f"{FORMAT_VERSION}; convert again"
+            f"{FORMAT_VERSION}; convert again into another folder"
         )
     if card.fingerprint != fingerprint or card.to_text().encode() != content:
         raise SeamlineError(
             f"{path}: altered since it was written (fingerprint differs); convert again"
         )
+    if problem := _contradiction(card):
+        raise SeamlineError(f"{path}: {problem}; convert again")
     return card
+
+
+def _contradiction(card: Card) -> str | None:
+    """What the card says of records that cannot all be true, if anything."""
+    for split, part in card.splits.items():
+        for row in part["shards"]:
+            lengths = row.get("lengths", [])
+            framed = sum(lengths) + FRAME_BYTES * len(lengths)
+            if (len(lengths), framed) != (row["examples"], row["bytes"]):
+                return f"the lengths of {row['name']} do not add up to its bytes"
+        listed = {len(part["ids"]), len(part.get("labels", [])), part["examples"]}
+        if listed != {sum(row["examples"] for row in part["shards"])}:
+            return f"'{split}' has other numbers of examples, ids and labels"
+    return None
 
 
 def digest(path: str) -> dict[str, Any]:

@@ -248,6 +248,7 @@ def _card(
         split: {
             "examples": sum(report.examples for report in made),
             "ids": [image_id for report in made for image_id in report.ids],
+            "labels": [label for report in made for label in report.labels],
             "shards": [report.row() for report in made],
         }
         for split, made in of_split.items()

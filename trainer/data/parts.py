@@ -44,6 +44,7 @@ class Report:
     Attributes:
       name, examples, length, sha256, crc32c: the shard's row in the card.
       ids: of its examples, in order.
+      lengths, labels: of its examples, in order, as the card has them.
       images, pixels: per class: examples that hold it, pixels as stored.
       sizes: `"HxW"` of the photos -> how many.
       rejected: pairs left out: `file` and `problem`.
@@ -55,6 +56,8 @@ class Report:
     sha256: str
     crc32c: str
     ids: list[str]
+    lengths: list[int]
+    labels: list[str]
     images: list[int]
     pixels: list[int]
     sizes: dict[str, int]
@@ -68,6 +71,7 @@ class Report:
             "bytes": self.length,
             "sha256": self.sha256,
             "crc32c": self.crc32c,
+            "lengths": self.lengths,
         }
 
     def to_bytes(self) -> bytes:
@@ -136,7 +140,8 @@ class Parts:
             return None
         try:
             count = check_shard(
-                self.path(shard), report.row(), report.ids, classes=classes
+                *(self.path(shard), report.row(), report.ids, report.labels),
+                classes=classes,
             )
         except Unavailable:
             raise

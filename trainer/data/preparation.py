@@ -112,8 +112,12 @@ def prepare(
 def default_folder(
     source: Source, *, record_size: int, split_fraction: float, split_seed: int
 ) -> str:
-    """A folder of `records/` that another source or other values do not share."""
-    key = f"{source.listing()} {record_size} {split_fraction} {split_seed}"
+    """A folder of `records/` that another source or other values do not share.
+
+    Nor do releases that write another format of card.
+    """
+    values = (record_size, split_fraction, split_seed, cards.FORMAT_VERSION)
+    key = " ".join(map(str, (source.listing(), *values)))
     short = hashlib.sha256(key.encode()).hexdigest()[:8]
     return os.path.join("records", f"{source.name.replace(' ', '-')}-{short}")
 

@@ -93,11 +93,21 @@ def read_shard(path: str) -> Iterator[Record]:
     Raises:
       SeamlineError: damaged; names the shard and the record.
     """
+    for record, _ in read_sized(path):
+        yield record
+
+
+def read_sized(path: str) -> Iterator[tuple[Record, int]]:
+    """Yields the records of one shard, each with the length of its payload in bytes.
+
+    Raises:
+      SeamlineError: damaged; names the shard and the record.
+    """
     tf_files.check(path)
     count = 0
     try:
         for raw in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            yield _parse(raw)
+            yield parse(raw), len(raw)
             count += 1
     except (tf.errors.DataLossError, DecodeError, LookupError, ValueError) as error:
         raise SeamlineError(
@@ -105,7 +115,12 @@ def read_shard(path: str) -> Iterator[Record]:
         ) from error
 
 
-def _parse(raw: bytes) -> Record:
+def parse(raw: bytes) -> Record:
+    """The record in a payload, a serialized Example.
+
+    Raises:
+      DecodeError, LookupError, ValueError: it is none.
+    """
     features = tf.train.Example.FromString(raw).features.feature
     native = features["native_mask"].bytes_list.value
     return Record(

@@ -126,9 +126,10 @@ def _write_shard(
                 if isinstance(pair, BadSample):
                     rejected.append({"file": pair.file, "problem": pair.problem})
                     continue
-                count.add(pair.image_id, pair.pixels)
+                serialized = records.serialize(pair)
+                count.add(pair.image_id, pair.pixels, len(serialized))
                 sizes[f"{pair.height}x{pair.width}"] += 1
-                yield records.serialize(pair)
+                yield serialized
 
     # A name of its own: two conversions of the same plan may be under way at once.
     path = os.path.join(scratch, f"{shard.name}.{secrets.token_hex(6)}.partial")
@@ -143,6 +144,8 @@ def _write_shard(
         name=shard.name,
         examples=len(count.ids),
         ids=count.ids,
+        lengths=count.lengths,
+        labels=count.labels,
         images=count.images.tolist(),
         pixels=count.pixels.tolist(),
         sizes=dict(sorted(sizes.items())),

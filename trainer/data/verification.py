@@ -28,22 +28,29 @@ class Count:
       ids: of the examples, in order.
       images: int64 `[classes]`, examples that hold each class.
       pixels: int64 `[classes]`, pixels of each class as stored.
+      lengths: of the examples as serialized, in bytes.
+      labels: classes of each example, as the card writes them.
     """
 
     ids: list[str]
     images: np.ndarray
     pixels: np.ndarray
+    lengths: list[int]
+    labels: list[str]
 
     @classmethod
     def of_nothing(cls, classes: int) -> Count:
         """No examples yet."""
-        return cls([], np.zeros(classes, np.int64), np.zeros(classes, np.int64))
+        zeros = np.zeros(classes, np.int64)
+        return cls([], zeros, zeros.copy(), [], [])
 
-    def add(self, image_id: str, pixels: np.ndarray) -> None:
-        """Counts one example: int64 `[classes]` of pixels."""
+    def add(self, image_id: str, pixels: np.ndarray, length: int) -> None:
+        """Counts one example: int64 `[classes]` of pixels, bytes as serialized."""
         self.ids.append(image_id)
         self.images += pixels > 0
         self.pixels += pixels
+        self.lengths.append(length)
+        self.labels.append(cards.pack_labels(pixels))
 
 
 def verify(records_dir: str) -> Card:
@@ -53,31 +60,32 @@ def verify(records_dir: str) -> Card:
       SeamlineError: names the card, or every shard that is not what it should be.
     """
     card = cards.read_card_alone(records_dir)
-    jobs = [(split, *job) for split in card.splits for job in _jobs(card, split)]
+    jobs = [job for split in card.splits for job in _jobs(card, split)]
     counts: dict[str, Count] = {
         split: Count.of_nothing(len(card.label_names)) for split in card.splits
     }
     problems = []
     bar = progress.Bar("verifying", total=len(jobs), unit="shards")
 
-    def check(job: tuple[str, dict[str, Any], list[str]]) -> Count | SeamlineError:
-        _, row, ids = job
-        path = storage.join(records_dir, row["name"])
+    def check(job: _Job) -> Count | SeamlineError:
+        path = storage.join(records_dir, job.row["name"])
         try:
-            return check_shard(path, row, ids, classes=len(card.label_names))
+            return check_shard(
+                path, job.row, job.ids, job.labels, classes=len(card.label_names)
+            )
         except Unavailable:
             raise
         except SeamlineError as problem:
             return problem
 
     with concurrent.futures.ThreadPoolExecutor(machine.cpu_limit()) as pool:
-        for (split, *_), count in zip(jobs, pool.map(check, jobs), strict=True):
+        for job, count in zip(jobs, pool.map(check, jobs), strict=True):
             bar.update(1)
             if isinstance(count, SeamlineError):
                 problems.append(str(count))
                 continue
-            counts[split].images += count.images
-            counts[split].pixels += count.pixels
+            counts[job.split].images += count.images
+            counts[job.split].pixels += count.pixels
     bar.close()
     if problems:
         raise SeamlineError("\n  ".join(problems))
@@ -85,13 +93,23 @@ def verify(records_dir: str) -> Card:
     return card
 
 
-def _jobs(card: Card, split: str) -> list[tuple[dict[str, Any], list[str]]]:
-    """Each shard's row with the ids that it must hold."""
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A shard's row in the card, and the ids and labels that it must hold."""
+
+    split: str
+    row: dict[str, Any]
+    ids: list[str]
+    labels: list[str]
+
+
+def _jobs(card: Card, split: str) -> list[_Job]:
+    part = card.splits[split]
     jobs, start = [], 0
-    for row in card.splits[split]["shards"]:
-        stop = start + row["examples"]
-        jobs.append((row, card.splits[split]["ids"][start:stop]))
-        start = stop
+    for row in part["shards"]:
+        own = slice(start, start + row["examples"])
+        jobs.append(_Job(split, row, part["ids"][own], part["labels"][own]))
+        start = own.stop
     return jobs
 
 
@@ -106,14 +124,14 @@ def _compare_totals(records_dir: str, card: Card, counts: dict[str, Count]) -> N
 
 
 def check_shard(
-    path: str, row: dict[str, Any], ids: list[str], *, classes: int
+    path: str, row: dict[str, Any], ids: list[str], labels: list[str], *, classes: int
 ) -> Count:
     """Re-reads a shard: its bytes, every record, every image and label.
 
     Args:
       path: of the shard, local or remote.
-      row: `bytes`, `sha256` and `examples` as they should be.
-      ids: of its examples, in order.
+      row: `bytes`, `sha256`, `examples` and `lengths` as they should be.
+      ids, labels: of its examples, in order, as they should be.
       classes: how many there are.
 
     Returns:
@@ -123,12 +141,24 @@ def check_shard(
       SeamlineError: names the shard and what is wrong.
     """
     try:
-        return _check_shard(path, row, ids, classes)
+        count = _count_shard(path, row, classes)
     except (FileNotFoundError, tf.errors.NotFoundError) as error:
         raise SeamlineError(f"{path}: this shard is missing; convert again") from error
+    for what, found, listed in (
+        ("examples", count.ids, ids),
+        ("examples", len(ids), row["examples"]),
+        ("lengths", count.lengths, row["lengths"]),
+        ("labels", count.labels, labels),
+    ):
+        if found != listed:
+            raise SeamlineError(
+                f"{path}: holds other {what} than listed; convert again"
+            )
+    return count
 
 
-def _check_shard(path: str, row: dict[str, Any], ids: list[str], classes: int) -> Count:
+def _count_shard(path: str, row: dict[str, Any], classes: int) -> Count:
+    """What a shard with the right bytes holds."""
     info = storage.info(path)
     if info is None:
         raise FileNotFoundError(path)
@@ -142,12 +172,9 @@ def _check_shard(path: str, row: dict[str, Any], ids: list[str], classes: int) -
                 f"{path}: contents differ from the checksum; convert again"
             )
         try:
-            count = count_records(local, classes)
+            return count_records(local, classes)
         except (SeamlineError, ValueError) as error:
             raise SeamlineError(f"{path}: {error}; convert again") from error
-    if count.ids != ids or len(ids) != row["examples"]:
-        raise SeamlineError(f"{path}: holds other examples than listed; convert again")
-    return count
 
 
 @contextlib.contextmanager
@@ -169,7 +196,7 @@ def count_records(path: str, classes: int) -> Count:
       SeamlineError, ValueError: a record that cannot be decoded or does not fit.
     """
     count = Count.of_nothing(classes)
-    for record in records.read_shard(path):
+    for record, length in records.read_sized(path):
         image = images.decode_image(record.image)
         mask = images.decode_mask(record.mask)
         if image.shape[:2] != mask.shape:
@@ -177,5 +204,6 @@ def count_records(path: str, classes: int) -> Count:
         native = images.decode_mask(record.native_mask or record.mask)
         if record.native_mask and native.shape != (record.height, record.width):
             raise ValueError(f"{record.image_id}: native mask of another size")
-        count.add(record.image_id, encoding.count_pixels(mask, classes))
+        pixels = encoding.count_pixels(mask, classes)
+        count.add(record.image_id, pixels, length)
     return count
