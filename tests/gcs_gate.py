@@ -34,12 +34,14 @@ class Request:
       path: with its query, unquoted.
       by_tensorflow: False for the Google client.
       body: of the request; an upload begins with the object's name in it.
+      range: the header that asks for part of an object, or "".
     """
 
     method: str
     path: str
     by_tensorflow: bool
     body: bytes = dataclasses.field(default=b"", repr=False)
+    range: str = ""
 
     def makes(self, pattern: str) -> bool:
         """True for an upload or a copy that begins an object named like this."""
@@ -82,7 +84,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self._read_body()
         by_tensorflow = isinstance(self.connection, ssl.SSLSocket)
         path = urllib.parse.unquote(self.path)
-        request = Request(self.command, path, by_tensorflow, body)
+        part = self.headers.get("Range") or ""
+        request = Request(self.command, path, by_tensorflow, body, part)
         status, lost = self.server.decide(request)
         if status is not None and not lost:
             self._answer(status, {}, b"")

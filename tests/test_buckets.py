@@ -209,12 +209,36 @@ def test_a_file_is_downloaded_and_a_missing_one_is_an_error(
     for call in (
         lambda: buckets.download(f"{bucket}/b", str(tmp_path / "b")),
         lambda: buckets.read(f"{bucket}/b"),
+        lambda: buckets.read_range(f"{bucket}/b", 0, 1),
         lambda: buckets.require(f"{bucket}/b"),
     ):
         with pytest.raises(FileNotFoundError) as caught:
             call()
         assert caught.value.errno == errno.ENOENT
         assert caught.value.filename == f"{bucket}/b"
+
+
+def test_a_range_is_all_that_is_fetched(cloud: Cloud, bucket: str) -> None:
+    buckets.write(f"{bucket}/a", bytes(range(100)))
+    with cloud.watching() as requests:
+        assert buckets.read_range(f"{bucket}/a", 10, 20) == bytes(range(10, 30))
+    assert [(x.method, x.range) for x in requests] == [("GET", "bytes=10-29")]
+
+
+def test_many_ranges_at_once_keep_their_connections(
+    cloud: Cloud, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    buckets.write(f"{bucket}/a", bytes(range(100)))
+    all_there = threading.Barrier(16)
+
+    def hold(request: Request) -> None:
+        all_there.wait(timeout=60)
+
+    with cloud.watching(hold):
+        read = at_once(lambda k: buckets.read_range(f"{bucket}/a", k, 1), count=16)
+    assert read == [bytes([k]) for k in range(16)]
+    # The client's library warns of each that it throws away.
+    assert caplog.messages == []
 
 
 def test_removing_is_limited_to_the_folder_and_missing_files_are_fine(
@@ -245,6 +269,8 @@ def test_all_works_while_a_third_of_the_answers_is_503(
         buckets.remove(f"{url}/1")
         names = list(buckets.list_files(url))
         assert buckets.read(f"{url}/moved") == b"0"
+        parts = [buckets.read_range(f"{url}/big", k << 20, 1 << 20) for k in range(4)]
+        assert b"".join(parts) == big.read_bytes()[: 4 << 20]
         assert buckets.exists(url)
         buckets.remove_all(url)
         assert buckets.list_folder(bucket) == []
@@ -273,6 +299,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "exists": buckets.exists,
     "info": buckets.info,
     "read": buckets.read,
+    "read_range": lambda url: buckets.read_range(url, 0, 1),
     "write": lambda url: buckets.write(url, b""),
     "create": lambda url: buckets.create(url, b""),
     "upload": lambda url: buckets.upload(__file__, url),
@@ -341,7 +368,9 @@ def test_without_credentials_the_error_says_how_to_get_some(
     assert isinstance(e.value.__cause__, google.auth.exceptions.DefaultCredentialsError)
 
 
-@pytest.mark.parametrize("call", ["read", "create", "list_files", "upload"])
+@pytest.mark.parametrize(
+    "call", ["read", "read_range", "create", "list_files", "upload"]
+)
 def test_a_server_that_stays_away_is_one_clear_error(
     cloud: Cloud, bucket: str, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

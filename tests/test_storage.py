@@ -268,6 +268,29 @@ def test_a_move_may_be_repeated_and_needs_something_to_move(place: str) -> None:
     assert storage.read_text(new) == "content"
 
 
+def test_a_range_of_a_file_ends_where_the_file_ends(place: str) -> None:
+    path = storage.join(place, "file")
+    content = bytes(range(100))
+    storage.write_bytes(path, content)
+    for offset, length in ((0, 1), (0, 100), (7, 20), (90, 20), (99, 1)):
+        part = storage.read_range(path, offset, length)
+        assert part == content[offset : offset + length]
+    assert storage.read_range(path, 100, 5) == b""
+    assert storage.read_range(path, 1000, 5) == b""
+    storage.write_bytes(path, b"")
+    assert storage.read_range(path, 0, 5) == b""
+
+
+def test_a_range_of_a_missing_file_or_of_no_bytes_is_an_error(place: str) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        storage.read_range(storage.join(place, "nothing"), 0, 1)
+    assert caught.value.filename == storage.join(place, "nothing")
+    storage.write_bytes(storage.join(place, "file"), b"content")
+    for offset, length in ((0, 0), (-1, 2)):
+        with pytest.raises(ValueError, match=f"no range: {length} bytes at {offset}"):
+            storage.read_range(storage.join(place, "file"), offset, length)
+
+
 def test_removing_what_is_missing_is_fine(place: str) -> None:
     storage.create(storage.join(place, "folder", "a"), b"")
     storage.create(storage.join(place, "folder2"), b"")

@@ -261,6 +261,26 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def read_range(path: str, offset: int, length: int) -> bytes:
+    """Bytes `offset` .. `offset + length - 1` of a file, fewer where it ends before.
+
+    Args:
+      path: local or remote.
+      offset: of the first byte, from 0.
+      length: how many bytes, at least 1.
+
+    Raises:
+      FileNotFoundError: it is not there.
+    """
+    if offset < 0 or length < 1:
+        raise ValueError(f"no range: {length} bytes at {offset}")
+    if _in_bucket(path):
+        return buckets.read_range(path, offset, length)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
 def read_text(path: str) -> str:
     """The whole file as UTF-8 text."""
     return read_bytes(path).decode("utf-8")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 DEADLINE = 120.0
 """Seconds for which requests that may be tried again are."""
 
+_HOSTS, _CONNECTIONS = 10, 64
+"""Connections kept open: to so many hosts, so many to each. The usual ten are fewer
+than the threads that ask at once; the others would connect anew for every request."""
+
 _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/(.*))?", re.DOTALL)
 
 
@@ -51,7 +55,10 @@ def _client_of(process: int, emulator: str | None) -> Client:
 
     # Without a project: only making and listing buckets needs one. The client itself
     # turns to STORAGE_EMULATOR_HOST, without credentials, where that is set.
-    return storage.Client(project=None)
+    made = storage.Client(project=None)
+    for adapter in made._http.adapters.values():
+        adapter.init_poolmanager(_HOSTS, _CONNECTIONS)
+    return made
 
 
 def steady() -> dict[str, Any]:
