@@ -271,6 +271,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
 
     Raises:
       FileNotFoundError: it is not there.
+      ValueError: no such range.
     """
     if offset < 0 or length < 1:
         raise ValueError(f"no range: {length} bytes at {offset}")
