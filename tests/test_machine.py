@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -228,3 +229,49 @@ def test_a_group_ends_with_the_processes_left_in_it() -> None:
         left.stdout.readline()
     assert left.wait() < 0
     assert not group.folder.exists()
+
+
+THREADS = """
+import logging, os, sys
+import tensorflow as tf
+from trainer import machine
+from trainer.engine.strategy import build_strategy
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+os.sched_getaffinity = lambda pid: range(96)
+machine.MOUNT, started = sys.argv[1:]
+if started:
+    tf.zeros(1)
+build_strategy("one_device")
+tf.zeros(1)
+print(tf.config.threading.get_intra_op_parallelism_threads())
+print(tf.config.threading.get_inter_op_parallelism_threads())
+"""
+
+
+@pytest.mark.parametrize(
+    ("quota", "started", "threads", "line"),
+    [
+        ("400000", "", ["4", "4"], "Threads: .* gets 4, though 96 .*: container.*"),
+        ("max", "", ["0", "0"], "Devices: .*"),
+        (
+            "400000",
+            "yes",
+            ["0", "0"],
+            "Threads: .* keeps .* 96 .* may use 4: container.*",
+        ),
+    ],
+)
+def test_tensorflow_has_no_more_threads_than_the_container_processors(
+    quota: str, started: str, threads: list[str], line: str, mount: Path
+) -> None:
+    build(mount, "", {"cpu.max": f"{quota} 100000"})
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, str(mount), started],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    first, *_, intra, inter = done.stdout.splitlines()
+    assert re.fullmatch(line, first)
+    assert [intra, inter] == threads

@@ -7,6 +7,7 @@ import os
 
 import tensorflow as tf
 
+from trainer import machine
 from trainer.data.inputs import Share
 from trainer.errors import SeamlineError
 
@@ -32,6 +33,7 @@ def build_strategy(
     """
     if name not in STRATEGIES:
         raise SeamlineError(f"--strategy={name}: choose one of {', '.join(STRATEGIES)}")
+    _fit_threads()
     devices = _devices(name, num_virtual_devices)
     if name == "mirrored" or (name == "auto" and len(devices) > 1):
         strategy = tf.distribute.MirroredStrategy(devices)
@@ -45,6 +47,36 @@ def build_strategy(
         ", ".join(devices),
     )
     return strategy
+
+
+def _fit_threads() -> None:
+    """Gives TensorFlow as many threads as this process has processors.
+
+    It starts one for each that it sees, whatever the container's quota is; the kernel
+    stops them all together once they have used it up.
+    """
+    count, seen = machine.cpu_limit(), machine.visible_cpus()
+    if count >= seen:
+        return
+    source = machine.cpu_source()
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+    except RuntimeError:
+        log.info(
+            "Threads: TensorFlow keeps those it has started for %d visible processors, "
+            "though it may use %d: %s",
+            seen,
+            count,
+            source,
+        )
+        return
+    log.info(
+        "Threads: TensorFlow gets %d, though %d processors are visible: %s",
+        count,
+        seen,
+        source,
+    )
 
 
 def _devices(name: str, num_virtual_devices: int) -> list[str]:
