@@ -122,6 +122,7 @@ def test_in_a_namespace_the_root_of_the_mount_is_the_own_group(
         f"4:memory:{path}\n0::{path}\n",
         {"memory/memory.limit_in_bytes": str(7 * GB), "cpu.max": "200000 100000"},
     )
+    (mount.parent / "memory.max").write_text(str(GB))
     assert machine.memory_limit() == 7 * GB
     assert machine.cpu_limit() == 2
 
