@@ -46,6 +46,7 @@ setup(
             "ruff>=0.9",
             "mypy>=1.14",
             "types-PyYAML",
+            "hypothesis>=6.100",
         ],
     },
 )
