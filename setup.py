@@ -20,7 +20,7 @@ setup(
         "numpy>=1.26",
         "google-cloud-storage>=2.18,<4",
         "scipy>=1.13,<2",
-        "opencv-python-headless>=4.12,<6",
+        "opencv-python-headless>=5,<6",
         "pillow>=11,<14",
         "google-crc32c>=1.5,<2",
         "absl-py>=2.1,<3",

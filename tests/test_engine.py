@@ -13,12 +13,15 @@ import pytest
 import tensorflow as tf
 
 from trainer.data import augment
-from trainer.data.inputs import Examples
+from trainer.data.examples import Examples, in_memory
+from trainer.data.inputs import Stream
+from trainer.data.order import Order
 from trainer.engine import loop, state, steps, strategy
 from trainer.engine.schedules import build_optimizer
 from trainer.engine.steps import Job
 from trainer.engine.strategy import build_strategy
 from trainer.errors import SeamlineError, Stopped
+from trainer.limits import Limits
 from trainer.model import losses
 from trainer.model.unet import ModelSpec, batch_norms
 
@@ -48,7 +51,7 @@ def shapes(count: int, seed: int) -> Examples:
             mask[where] = label
             image[where] = (200, 90 * label, 40)
         mask[: random.integers(0, 20)] = 255
-    return Examples([str(index) for index in range(count)], images, masks)
+    return in_memory([str(index) for index in range(count)], images, masks)
 
 
 def small_model(synchronized: bool) -> keras.Model:
@@ -85,15 +88,19 @@ def make_job(run_dir: Path, devices: tf.distribute.Strategy, **changes: object) 
         "optimizer": optimizer,
         "loss": loss,
         "strategy": devices,
-        "train": shapes(10, seed=0),
+        "stream": Stream(
+            examples=changes.pop("train", shapes(10, seed=0)),
+            order=Order(10, copies=1, seed=0),
+            policy=augment.find("random"),
+            batch_size=4,
+            seed=0,
+            limits=Limits(input_memory_mb=64, input_threads=2, prefetch=2),
+        ),
         "val": shapes(6, seed=1),
-        "policy": augment.find("random"),
         "classes": len(NAMES),
-        "batch_size": 4,
         "epochs": 3,
         "steps_per_epoch": 3,
         "clip_norm": 1.0,
-        "seed": 0,
         "run_dir": str(run_dir),
     }
     run_dir.mkdir(exist_ok=True)

@@ -1,127 +1,333 @@
 from __future__ import annotations
 
+import logging
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trainer.data import augment, card, inputs, records
-from trainer.data.images import decode_mask, resize_mask
-from trainer.data.inputs import Examples, Share
+from tests import numbered
+from trainer import limits, storage
+from trainer.data import card as cards
+from trainer.data import examples, images, inputs, records
+from trainer.data.card import Card
+from trainer.data.examples import Examples
+from trainer.data.inputs import Share, Stream
 from trainer.errors import SeamlineError
+from trainer.limits import Limits
+
+Batch = tuple[np.ndarray, np.ndarray]
+ROOMY = Limits(input_memory_mb=1024, input_threads=2, prefetch=2)
+TIGHT = Limits(input_memory_mb=0, input_threads=2, prefetch=1)
 
 
-def numbered(count: int) -> Examples:
-    """Examples whose pixels say which one they are."""
-    numbers = np.arange(count, dtype=np.uint8)
-    images = np.broadcast_to(numbers[:, None, None, None], (count, 32, 32, 3))
-    masks = np.broadcast_to(numbers[:, None, None], (count, 32, 32))
-    return Examples([str(x) for x in numbers], images.copy(), masks.copy())
+def dataset(folder: Path, count: int, *, shards: int = 1) -> Card:
+    return numbered.write(folder, count, shards=shards)
 
 
-def stream(examples: Examples, **values: object) -> list[tuple[np.ndarray, np.ndarray]]:
-    asked = {"policy": augment.find("none"), "batch_size": 4, "seed": 0, "start": 0}
-    dataset = inputs.training_batches(examples, **{**asked, **values})
-    return list(dataset.as_numpy_iterator())
-
-
-def order(examples: Examples, **values: object) -> list[int]:
-    return [int(x) for _, masks in stream(examples, **values) for x in masks[:, 0, 0]]
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 13, 64])
-def test_each_pass_holds_every_example_once_whatever_the_batch(count: int) -> None:
-    seen = order(numbered(count), batch_size=4, stop=count)
-    for turn in range(4):
-        one_pass = seen[turn * count : (turn + 1) * count]
-        assert sorted(one_pass) == list(range(count))
-
-
-def test_passes_and_seeds_differ_in_order() -> None:
-    first = order(numbered(64), stop=32)
-    assert first[:64] != first[64:]
-    assert order(numbered(64), stop=32, seed=1) != first
-    assert order(numbered(64), stop=32) == first
-
-
-def test_an_order_is_well_mixed() -> None:
-    seen = order(numbered(200), batch_size=200, stop=1)
-    assert abs(np.corrcoef(seen, np.arange(200))[0, 1]) < 0.25
-
-
-def test_a_start_in_the_middle_gives_the_same_batches() -> None:
-    examples, policy = numbered(10), augment.find("random")
-    whole = stream(examples, policy=policy, stop=9)
-    late = stream(examples, policy=policy, start=5, stop=9)
-    for (images, masks), (late_images, late_masks) in zip(whole[5:], late, strict=True):
-        np.testing.assert_array_equal(images, late_images)
-        np.testing.assert_array_equal(masks, late_masks)
-
-
-def test_a_start_at_a_step_in_the_far_future_is_just_arithmetic() -> None:
-    far = 10**12
-    assert len(order(numbered(10), start=far, stop=far + 3)) == 12
-
-
-@pytest.mark.parametrize("pieces", [2, 4])
-def test_replicas_together_see_the_same_global_batches(pieces: int) -> None:
-    examples, policy = numbered(10), augment.find("random")
-    whole = stream(examples, policy=policy, stop=5)
-    shared = stream(
-        examples, policy=policy, stop=5, share=Share(pieces, first=0, local=pieces)
+def opened(
+    folder: Path, card: Card, use: Limits = ROOMY, size: int = numbered.SIDE
+) -> Examples:
+    [found] = examples.open_splits(
+        str(folder), card, ["train"], image_size=size, limits=use
     )
-    for step, (images, masks) in enumerate(whole):
-        parts = shared[step * pieces : (step + 1) * pieces]
-        joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
-        np.testing.assert_allclose(joined[0], images, atol=1e-4)
-        np.testing.assert_array_equal(joined[1], masks)
+    return found
 
 
-def test_two_workers_make_the_halves_that_one_process_makes() -> None:
-    examples = numbered(10)
-    one = stream(examples, stop=4, share=Share(2, first=0, local=2))
-    second = stream(examples, stop=4, share=Share(2, first=1, local=1))
-    for step in range(4):
-        np.testing.assert_array_equal(one[2 * step + 1][0], second[step][0])
+def stream_of(found: Examples, card: Card, **values: object) -> Stream:
+    asked = {"policy": "none", "batch_size": 4, "seed": 0, "repeat_threshold": 0.0}
+    return inputs.build_stream(found, card, **{"limits": ROOMY, **asked, **values})
 
 
-def test_a_batch_that_replicas_cannot_share_is_refused_with_what_would_do() -> None:
-    with pytest.raises(SeamlineError, match=r"--batch_size=4: .* nearest: 3 or 6"):
-        stream(numbered(10), stop=1, share=Share(3, 0, 3))
+def batches(stream: Stream, start: int, stop: int, *share: Share) -> list[Batch]:
+    return list(stream.batches(start, stop, *share).as_numpy_iterator())
 
 
-def test_the_tutorial_policy_passes_eight_copies_of_each_example() -> None:
-    position = tf.range(80, dtype=tf.int64)
-    example, copy = inputs.locate(position, count=10, copies=8, seed=0)
-    pairs = set(zip(example.numpy().tolist(), copy.numpy().tolist(), strict=True))
-    assert pairs == {(x, y) for x in range(10) for y in range(8)}
-    assert not np.array_equal(copy, np.sort(copy))
+def stream_whole(folder: Path, card: Card, use: Limits) -> None:
+    found = opened(folder, card, use)
+    with found.explained():
+        batches(stream_of(found, card), 0, 10)
 
 
-def test_validation_counts_every_example_once_in_full_batches() -> None:
-    dataset = inputs.ordered_batches(numbered(10), batch_size=4)
-    batches = list(dataset.as_numpy_iterator())
-    assert [masks.shape for _, masks in batches] == [(4, 32, 32)] * 3
-    seen = np.concatenate([masks[:, 0, 0] for _, masks in batches])
-    assert seen.tolist() == [*range(10), 255, 255]
-    assert (batches[-1][1][2:] == 255).all()
+def numbers(found: list[Batch]) -> list[int]:
+    return [int(mask[0, 0]) for _, masks in found for mask in masks]
 
 
-def test_loaded_examples_are_the_records_at_the_models_size(records_dir: Path) -> None:
-    found = card.read_card(str(records_dir))
-    examples = inputs.load(str(records_dir), found, "val", image_size=64)
-    assert examples.ids == found.splits["val"]["ids"]
-    assert examples.images.shape == (3, 64, 64, 3)
-    first = next(records.read(str(records_dir), found, "val"))
-    mask = resize_mask(decode_mask(first.mask), 64, 64)
-    np.testing.assert_array_equal(examples.masks[0], mask)
+def assert_same(one: list[Batch], other: list[Batch]) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        np.testing.assert_array_equal(mine[1], theirs[1])
 
 
-def test_examples_that_do_not_fit_into_memory_are_refused(
-    records_dir: Path, monkeypatch: pytest.MonkeyPatch
+def joined(stream: Stream, start: int, stop: int, workers: int, local: int) -> list:
+    """Global batches, put together from what each replica of each worker gets."""
+    parts: list[list[Batch]] = [[] for _ in range(start, stop)]
+    for worker in range(workers):
+        share = Share(workers * local, first=worker * local, local=local)
+        for index, piece in enumerate(batches(stream, start, stop, share)):
+            parts[index // local].append(piece)
+    return [
+        (np.concatenate([x for x, _ in row]), np.concatenate([y for _, y in row]))
+        for row in parts
+    ]
+
+
+@given(
+    count=st.integers(1, 24),
+    shards=st.integers(1, 4),
+    rows=st.integers(1, 3),
+    replicas=st.integers(1, 4),
+    workers=st.integers(1, 3),
+    calls=st.integers(1, 16),
+    epoch=st.integers(0, 1000),
+    late=st.integers(0, 4),
+    seed=st.integers(0, 2**32 - 1),
+    policy=st.sampled_from(["none", "random", "tutorial"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_the_stream_is_the_same_however_it_is_made(
+    count: int,
+    shards: int,
+    rows: int,
+    replicas: int,
+    workers: int,
+    calls: int,
+    epoch: int,
+    late: int,
+    seed: int,
+    policy: str,
 ) -> None:
-    monkeypatch.setattr(inputs.machine, "memory_limit", lambda: 1 << 16)
-    found = card.read_card(str(records_dir))
-    with pytest.raises(SeamlineError, match="more than half of the memory"):
-        inputs.load(str(records_dir), found, "train", image_size=128)
+    """In memory on one device, against streamed on all, started later."""
+    batch_size = rows * replicas * workers
+    start = epoch * count // batch_size
+    with tempfile.TemporaryDirectory() as name:
+        card = dataset(Path(name), count, shards=shards)
+        plain = {"policy": policy, "batch_size": batch_size, "seed": seed}
+        held = stream_of(opened(Path(name), card), card, **plain)
+        use = Limits(input_memory_mb=1, input_threads=calls, prefetch=1)
+        read = examples.streamed(name, card, "train", image_size=numbered.SIDE)
+        streamed = stream_of(read, card, **plain, limits=use)
+        whole = batches(held, start, start + 5)
+        pieces = joined(streamed, start + late, start + 5, workers, replicas)
+    assert_same(whole[late:], pieces)
+
+
+@given(
+    count=st.integers(1, 24),
+    batch_size=st.integers(1, 9),
+    epoch=st.integers(0, 10**6),
+    seed=st.integers(0, 2**32 - 1),
+    streamed=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_every_example_comes_once_an_epoch(
+    count: int, batch_size: int, epoch: int, seed: int, streamed: bool
+) -> None:
+    first, last = epoch * count, (epoch + 1) * count
+    start, stop = first // batch_size, -(-last // batch_size)
+    with tempfile.TemporaryDirectory() as name:
+        card = dataset(Path(name), count, shards=min(count, 3))
+        found = opened(Path(name), card, TIGHT if streamed else ROOMY)
+        stream = stream_of(found, card, batch_size=batch_size, seed=seed)
+        seen = numbers(batches(stream, start, stop))
+    skip = first - start * batch_size
+    assert sorted(seen[skip : skip + count]) == list(range(count))
+
+
+@given(seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_epochs_and_seeds_differ_in_order_and_in_augmentation(
+    seed: int, epoch: int
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        card = dataset(Path(name), 24)
+        found = opened(Path(name), card)
+        values = {"policy": "random", "batch_size": 24}
+        one = stream_of(found, card, **values, seed=seed)
+        other = stream_of(found, card, **values, seed=seed ^ 1)
+        here, after = batches(one, epoch, epoch + 2)
+        [there] = batches(other, epoch, epoch + 1)
+    for another in (after, there):
+        assert one.where(epoch)[0].tolist() != numbers([another])
+        mine, theirs = (
+            {int(mask[16, 16]): image for image, mask in zip(*batch, strict=True)}
+            for batch in (here, another)
+        )
+        both = set(mine) & set(theirs) - {255}
+        assert any(not np.array_equal(mine[x], theirs[x]) for x in both)
+
+
+@given(
+    batch_size=st.integers(1, 12),
+    other=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=10, deadline=None)
+def test_an_example_looks_the_same_whatever_the_batch_size(
+    batch_size: int, other: int, seed: int
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        card = dataset(Path(name), 7)
+        found = opened(Path(name), card)
+        both = []
+        for size in (batch_size, other):
+            stream = stream_of(found, card, policy="random", batch_size=size, seed=seed)
+            made = batches(stream, 0, -(-12 // size))
+            both.append(np.concatenate([images for images, _ in made])[:12])
+    np.testing.assert_array_equal(*both)
+
+
+@pytest.fixture
+def ten(tmp_path: Path) -> tuple[Path, Card]:
+    return tmp_path, dataset(tmp_path, 10, shards=5)
+
+
+def test_a_start_far_on_opens_only_the_shards_of_its_batch(
+    ten: tuple[Path, Card], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, card = ten
+    asked: list[str] = []
+    read_range = storage.read_range
+
+    def counted(path: str, offset: int, length: int) -> bytes:
+        asked.append(Path(path).name)
+        return read_range(path, offset, length)
+
+    monkeypatch.setattr(storage, "read_range", counted)
+    found = examples.streamed(str(folder), card, "train", image_size=32)
+    stream = stream_of(found, card, batch_size=2)
+    first = 10**6 * stream.steps
+    [batch] = batches(stream, first, first + 1)
+    shards = {
+        f"train-{number // 2:05d}-of-00005.tfrecord" for number in numbers([batch])
+    }
+    assert set(asked) == shards
+    assert len(asked) <= 2
+
+
+def test_a_batch_is_told_before_it_is_made(ten: tuple[Path, Card]) -> None:
+    folder, card = ten
+    stream = stream_of(opened(folder, card), card)
+    assert numbers(batches(stream, 7, 8)) == stream.where(7)[0].tolist()
+
+
+def test_rare_classes_come_more_often(ten: tuple[Path, Card]) -> None:
+    folder, card = ten
+    stream = stream_of(opened(folder, card), card, repeat_threshold=0.4)
+    assert stream.order.length == 20
+    seen = numbers(batches(stream, 0, stream.steps))
+    assert sorted(seen) == sorted([*range(10), *range(10)])
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused_with_what_would_do(
+    ten: tuple[Path, Card],
+) -> None:
+    folder, card = ten
+    stream = stream_of(opened(folder, card), card)
+    with pytest.raises(SeamlineError, match=r"--batch_size=4: .* nearest: 3 or 6"):
+        stream.batches(0, 1, Share(3, 0, 3))
+
+
+@pytest.mark.parametrize("use", [ROOMY, TIGHT], ids=["in memory", "streamed"])
+def test_validation_counts_every_example_once_in_full_batches(
+    ten: tuple[Path, Card], use: Limits
+) -> None:
+    folder, card = ten
+    made = inputs.ordered_batches(opened(folder, card, use), batch_size=4, limits=use)
+    found = list(made.as_numpy_iterator())
+    assert [masks.shape for _, masks in found] == [(4, 32, 32)] * 3
+    assert numbers(found) == [*range(10), 255, 255]
+    assert (found[-1][1][2:] == 255).all()
+
+
+def test_splits_that_fit_are_held_and_the_others_streamed(
+    records_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = cards.read_card(str(records_dir))
+    caplog.set_level(logging.INFO, "seamline")
+    # 3 examples of 256² take 768 KiB, 11 of them 2.75 MiB.
+    use = Limits(input_memory_mb=2, input_threads=2, prefetch=1)
+    val, train = examples.open_splits(
+        str(records_dir), found, ["val", "train"], image_size=256, limits=use
+    )
+    assert "3 val examples at 256², 0 MB: held in memory" in caplog.text
+    assert "11 train examples at 256², 2 MB: read from the records" in caplog.text
+    assert (len(val), len(train)) == (3, 11)
+
+
+def test_held_and_streamed_examples_are_the_records_at_the_models_size(
+    records_dir: Path,
+) -> None:
+    found = cards.read_card(str(records_dir))
+    both = [opened(records_dir, found, use, size=64) for use in (ROOMY, TIGHT)]
+    wanted = [3, 0, 10, 3]
+    held, streamed = (each.fetch(wanted) for each in both)
+    assert held[0].shape == (4, 64, 64, 3)
+    np.testing.assert_array_equal(held[0], streamed[0])
+    np.testing.assert_array_equal(held[1], streamed[1])
+    raw = list(records.read(str(records_dir), found, "train"))[3]
+    mask = images.resize_mask(images.decode_mask(raw.mask), 64, 64)
+    np.testing.assert_array_equal(held[1][0], mask)
+    assert both[0].ids[3] == raw.image_id
+
+
+@pytest.mark.parametrize("use", [ROOMY, TIGHT], ids=["in memory", "streamed"])
+def test_a_record_that_is_damaged_later_ends_with_its_shard_and_number(
+    ten: tuple[Path, Card], use: Limits
+) -> None:
+    folder, card = ten
+    shard = folder / "train-00002-of-00005.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[-20] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(SeamlineError, match=r"train-00002-of-00005\S*: .*record 1 "):
+        stream_whole(folder, card, use)
+
+
+def test_a_record_that_holds_no_picture_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_picture = (b"not a photo", numbered.encoded(0).mask)
+    monkeypatch.setattr(numbered, "_pictures", lambda label: no_picture)
+    card = dataset(tmp_path, 3)
+    with pytest.raises(SeamlineError, match=r"record 0 \('0000'\): not an image; conv"):
+        opened(tmp_path, card)
+
+
+def test_memory_bounds_how_many_batches_are_made_at_once() -> None:
+    use = Limits(input_memory_mb=100, input_threads=16, prefetch=2)
+    large = 64 * 128**2
+    assert inputs.parallel_calls(1024, use) == 16
+    # 25 MB for batches: 2 wait at 13 bytes a pixel, none is left over to make many.
+    assert inputs.parallel_calls(large, use) == 1
+    roomy = Limits(input_memory_mb=1000, input_threads=16, prefetch=2)
+    assert inputs.parallel_calls(large, roomy) == 6
+
+
+def test_limits_come_from_the_container_unless_they_are_given(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits.machine, "memory_limit", lambda: 3 << 30)
+    monkeypatch.setattr(limits.machine, "cpu_limit", lambda: 5)
+    caplog.set_level(logging.INFO, "seamline")
+    found = limits.settle()
+    assert (found.input_memory_mb, found.input_threads, found.prefetch) == (768, 5, 2)
+    assert "768 MB (1/4 of the memory), 5 threads (processors)" in caplog.text
+    given = limits.settle(input_memory_mb=10, input_threads=3, prefetch=7)
+    assert given == Limits(input_memory_mb=10, input_threads=3, prefetch=7)
+    assert "10 MB (--input_memory_mb), 3 threads (--input_threads)" in caplog.text
+
+
+def test_random_numbers_belong_to_the_position() -> None:
+    whole = inputs.amounts(tf.constant(1000, tf.int64), 300, 13, seed=7).numpy()
+    part = inputs.amounts(tf.constant(1123, tf.int64), 9, 13, seed=7).numpy()
+    np.testing.assert_array_equal(whole[123:132], part)
+    assert whole.min() >= 0
+    assert whole.max() < 1
+    assert abs(whole.mean() - 0.5) < 0.02
+    other = inputs.amounts(tf.constant(1000, tf.int64), 300, 13, seed=8).numpy()
+    assert not np.isin(whole.ravel(), other.ravel()).any()

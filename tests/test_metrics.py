@@ -81,7 +81,7 @@ def test_an_empty_matrix_scores_zero_without_a_warning() -> None:
 
 
 def test_evaluation_scores_both_sizes_and_counts_every_example() -> None:
-    from trainer.data.inputs import Examples
+    from trainer.data.examples import in_memory
 
     small = np.zeros((2, 32, 32), np.uint8)
     small[:, 16:] = 1
@@ -90,8 +90,14 @@ def test_evaluation_scores_both_sizes_and_counts_every_example() -> None:
         mask[mask.shape[0] // 2 :] = 1
     native[1][:] = 255
     native[1][0, 0] = 2
-    examples = Examples(["a", "b"], np.zeros((2, 32, 32, 3), np.uint8), small)
-    scores = evaluation.evaluate(small, examples, native, label_names=["x", "y", "z"])
+    # Images that hold their labels: the "model" reads them off.
+    images = np.repeat(small[..., np.newaxis], 3, axis=-1)
+    scores = evaluation.evaluate(
+        lambda photos: photos[..., 0],
+        in_memory(["a", "b"], images, small),
+        native,
+        label_names=["x", "y", "z"],
+    )
     assert scores["examples"] == 2
     assert scores["mean_iou"] == 1
     assert scores["per_class"][1]["images"] == 2

@@ -14,6 +14,7 @@ _RECORDS_DIR = flags.DEFINE_string(
     "records_dir", None, "records to score on (default: those it was trained on)"
 )
 shared.define_stage_flag()
+shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
 _SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "part of the records")
 _OUTPUT = flags.DEFINE_string(
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> None:
         run_dir=_RUN_DIR.value,
         records_dir=_RECORDS_DIR.value,
         stage_dir=flags.FLAGS.stage_dir,
+        input_limits=shared.input_arguments(),
         split=_SPLIT.value,
         output=_OUTPUT.value,
     )

@@ -18,6 +18,7 @@ from absl import logging as absl_logging
 
 from trainer.errors import EXIT_USER_ERROR, SeamlineError, Stopped
 from trainer.layout import Layout
+from trainer.limits import Limits
 from trainer.recipes import RECIPES, Recipe
 from trainer.storage import tf_files
 
@@ -121,6 +122,18 @@ def define_stage_flag() -> None:
         "local folder to copy records to before they are read, every byte checked; "
         "shards that are there are used again (default: read them where they are)",
     )
+
+
+def define_input_flags() -> None:
+    """What the input may use of the machine."""
+    for knob in dataclasses.fields(Limits):
+        flags.DEFINE_integer(knob.name, 0, knob.metadata["help"], lower_bound=0)
+
+
+def input_arguments() -> dict[str, Any]:
+    """The values of `define_input_flags` as keyword arguments."""
+    fields = dataclasses.fields(Limits)
+    return {knob.name: flags.FLAGS[knob.name].value for knob in fields}
 
 
 def records_arguments() -> dict[str, Any]:

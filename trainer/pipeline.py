@@ -11,10 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import dataset, storage
-from trainer.data import augment, inputs
+from trainer import dataset, limits, storage
+from trainer.data import augment, examples, inputs, records
 from trainer.data.card import Card, read_card
-from trainer.data.inputs import Examples
+from trainer.data.examples import Examples
+from trainer.data.inputs import Stream
 from trainer.engine import evaluation, loop, runs, schedules, state
 from trainer.engine.steps import Job
 from trainer.engine.strategy import build_strategy
@@ -38,8 +39,9 @@ def run(
     *,
     recipe_name: str,
     recipe: Recipe,
-    records: dict[str, Any],
+    data: dict[str, Any],
     stage_dir: str | None,
+    input_limits: dict[str, int],
     run_dir: str | None,
     seed: int,
     precision: str,
@@ -52,8 +54,9 @@ def run(
     Args:
       recipe_name: what `config.json` calls the recipe.
       recipe: all that shapes the training, checked.
-      records: keyword arguments of `dataset.prepare`.
+      data: keyword arguments of `dataset.prepare`.
       stage_dir: local folder to copy records to before they are read, or None.
+      input_limits: keyword arguments of `limits.settle`.
       run_dir: where results go; None: a folder under `runs/` named after all that
         shapes the result, so that the same command finds its run again.
       seed: of initial weights, order and augmentation.
@@ -66,10 +69,11 @@ def run(
       Stopped: by a signal, after saving.
     """
     losses.check_name(recipe.loss)
-    recipe, fallback = _settle(recipe)
+    augment.find(recipe.augment)
+    recipe, fallback = settle(recipe)
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
-    prepared = dataset.prepare(**records)
+    prepared = dataset.prepare(**data)
     card = prepared.card
     assert card is not None, "one host alone always seals"
     notices = [text for text in (fallback, prepared.notice) if text]
@@ -81,21 +85,17 @@ def run(
     tf_files.check(run_dir)
     runs.open_run(run_dir, identity, resume)
     records_dir = dataset.stage(prepared.records_dir, stage_dir)
-    size = recipe.image_size
-    train, val = (
-        inputs.load(records_dir, card, split, image_size=size)
-        for split in ("train", "val")
-    )
-    spec = _spec(recipe, card, precision)
-    job = _build_job(run_dir, spec, recipe, card, seed, devices, train, val)
+    stream, val = open_input(recipe, records_dir, card, seed, input_limits)
+    spec = build_spec(recipe, card, precision)
+    job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
     place = prepared.records_dir
     runs.write_config(run_dir, recipe_name, recipe, identity, place, devices, notices)
     storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
     loop.train(job)
-    _conclude(run_dir, spec, recipe, card, records_dir, train, val, seed, notices)
+    _conclude(job, spec, recipe, card, records_dir, notices)
 
 
-def _settle(recipe: Recipe) -> tuple[Recipe, str]:
+def settle(recipe: Recipe) -> tuple[Recipe, str]:
     """Settles what the recipe leaves to the circumstances; says when it fell back."""
     weights = encoders.resolve_weights(
         recipe.encoder, recipe.encoder_weights, image_size=recipe.image_size
@@ -111,20 +111,52 @@ def _settle(recipe: Recipe) -> tuple[Recipe, str]:
     return recipe, _UNTRAINED_NOTICE if fell_back else ""
 
 
-def _build_job(
+def open_input(
+    recipe: Recipe,
+    records_dir: str,
+    card: Card,
+    seed: int,
+    input_limits: dict[str, int],
+) -> tuple[Stream, Examples]:
+    """The training examples as a stream of batches, and those to validate on.
+
+    Args:
+      recipe: image size, batch size, order and augmentation.
+      records_dir, card: the dataset.
+      seed: of order and augmentation.
+      input_limits: keyword arguments of `limits.settle`.
+
+    Raises:
+      SeamlineError: no such policy, or a damaged record.
+    """
+    use = limits.settle(**input_limits)
+    val, train = examples.open_splits(
+        records_dir, card, ("val", "train"), image_size=recipe.image_size, limits=use
+    )
+    stream = inputs.build_stream(
+        train,
+        card,
+        policy=recipe.augment,
+        repeat_threshold=recipe.repeat_threshold,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        limits=use,
+    )
+    return stream, val
+
+
+def build_job(
     run_dir: str,
     spec: ModelSpec,
     recipe: Recipe,
     card: Card,
     seed: int,
     devices: tf.distribute.Strategy,
-    train: Examples,
+    stream: Stream,
     val: Examples,
 ) -> Job:
-    policy = augment.find(recipe.augment)
-    steps = recipe.steps_per_epoch or math.ceil(
-        len(train.ids) * policy.copies / recipe.batch_size
-    )
+    """Model, optimizer and loss on the devices, and all else that the loop needs."""
+    steps = recipe.steps_per_epoch or stream.steps
     keras.utils.set_random_seed(seed)
     with devices.scope():
         model = build_model(
@@ -161,20 +193,18 @@ def _build_job(
             power=recipe.class_weight_power,
         ),
         strategy=devices,
-        train=train,
+        stream=stream,
         val=val,
-        policy=policy,
         classes=spec.classes,
-        batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         steps_per_epoch=steps,
         clip_norm=recipe.clip_norm,
-        seed=seed,
         run_dir=run_dir,
     )
 
 
-def _spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
+def build_spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
+    """What `model.json` holds."""
     return ModelSpec(
         encoder=recipe.encoder,
         encoder_training=recipe.encoder_training,
@@ -187,25 +217,23 @@ def _spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
 
 
 def _conclude(
-    run_dir: str,
+    job: Job,
     spec: ModelSpec,
     recipe: Recipe,
     card: Card,
     records_dir: str,
-    train: Examples,
-    val: Examples,
-    seed: int,
     notices: list[str],
 ) -> None:
     """Scores, export, pictures and report of the best model."""
-    keras.utils.set_random_seed(seed)
+    run_dir, val = job.run_dir, job.val
+    keras.utils.set_random_seed(job.stream.seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
-    picked = shown_examples(len(val.ids))
-    untrained = evaluation.compile_predictor(model)(val.images[picked])
+    shown, _ = val.fetch(shown_examples(len(val)))
+    untrained = evaluation.compile_predictor(model)(shown)
     state.load_best(run_dir, model)
-    trained = evaluation.compile_predictor(model)(val.images)
-    truths = inputs.native_masks(records_dir, card, "val")
-    scores = evaluation.evaluate(trained, val, truths, label_names=card.label_names)
+    predict = evaluation.compile_predictor(model)
+    truths = records.native_masks(records_dir, card, "val")
+    scores = evaluation.evaluate(predict, val, truths, label_names=card.label_names)
     storage.write_text(storage.join(run_dir, "scores.json"), json.dumps(scores) + "\n")
     export_model(model, spec, storage.join(run_dir, "export"))
     publish(
@@ -214,10 +242,10 @@ def _conclude(
         spec=spec,
         card=card.to_dict(),
         scores=scores,
-        train=train,
+        train=job.stream.examples,
         val=val,
         untrained=untrained,
-        trained=trained,
+        trained=predict(shown),
         notices=notices,
     )
     log_scores(scores, split="val")
@@ -231,6 +259,7 @@ def evaluate_run(
     run_dir: str,
     records_dir: str | None,
     stage_dir: str | None,
+    input_limits: dict[str, int],
     split: str,
     output: str | None,
 ) -> dict[str, Any]:
@@ -240,6 +269,7 @@ def evaluate_run(
       run_dir: of the run.
       records_dir: None: those it was trained on.
       stage_dir: local folder to copy records to before they are read, or None.
+      input_limits: keyword arguments of `limits.settle`.
       split: "train" or "val"; original-size masks are stored for "val" only, so
         `native` scores of "train" are at the record size.
       output: JSON file for what `scores.json` holds, or None.
@@ -252,7 +282,7 @@ def evaluate_run(
     """
     tf_files.check(run_dir)
     model, spec = state.load_model(run_dir)
-    config = json.loads(storage.read_text(storage.join(run_dir, "config.json")))
+    config = runs.read_config(run_dir)
     records_dir = records_dir or config["records_dir"]
     card = read_card(records_dir)
     if card.label_names != spec.label_names:
@@ -261,11 +291,17 @@ def evaluate_run(
             f"the {spec.classes} of the model in {run_dir}"
         )
     records_dir = dataset.stage(records_dir, stage_dir)
-    examples = inputs.load(records_dir, card, split, image_size=spec.image_size)
+    [found] = examples.open_splits(
+        records_dir,
+        card,
+        [split],
+        image_size=spec.image_size,
+        limits=limits.settle(**input_limits),
+    )
     scores = evaluation.evaluate(
-        evaluation.compile_predictor(model)(examples.images),
-        examples,
-        inputs.native_masks(records_dir, card, split),
+        evaluation.compile_predictor(model),
+        found,
+        records.native_masks(records_dir, card, split),
         label_names=card.label_names,
     )
     if output:

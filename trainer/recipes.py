@@ -45,6 +45,11 @@ class Recipe:
         "augmentation policy: none, tutorial, random, or own choice such as "
         "flip=0.5,rotate=10 (see docs/augmentation.md)"
     )
+    repeat_threshold: float = _knob(
+        "show images of rare classes more often: one that holds a class found in a "
+        "share f of the images comes sqrt(repeat_threshold / f) times where that is "
+        "more than once; 0: all alike"
+    )
     loss: str = _knob(
         "sum of terms joined by +: cross_entropy, weighted_cross_entropy, dice"
     )
@@ -75,6 +80,7 @@ _DEFAULT = Recipe(
     epochs=50,
     steps_per_epoch=0,
     augment="random",
+    repeat_threshold=0.0,
     loss="weighted_cross_entropy+dice",
     class_weight_power=0.5,
     optimizer="adamw",
@@ -145,6 +151,7 @@ def check(recipe: Recipe) -> None:
         ("weight_decay", 0),
         ("clip_norm", 0),
         ("class_weight_power", 0),
+        ("repeat_threshold", 0),
     ):
         if getattr(recipe, knob) < least:
             raise SeamlineError(

@@ -17,6 +17,7 @@ from trainer import recipes
 shared.define_records_flags()
 shared.define_recipe_flags()
 shared.define_stage_flag()
+shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
 
 _RUN_DIR = flags.DEFINE_string(
@@ -67,8 +68,9 @@ def main(argv: list[str]) -> None:
     pipeline.run(
         recipe_name=flags.FLAGS.recipe,
         recipe=recipe,
-        records=shared.records_arguments(),
+        data=shared.records_arguments(),
         stage_dir=flags.FLAGS.stage_dir,
+        input_limits=shared.input_arguments(),
         run_dir=_RUN_DIR.value,
         seed=_SEED.value,
         precision=_PRECISION.value,

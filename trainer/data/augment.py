@@ -1,8 +1,6 @@
 """Augmentation policies: what happens to the examples of a training batch.
 
-The article's own ops are in `tutorial_ops`, the random ones in `random_ops`. The latter
-run in Python, so an iterator over their batches must be gone before the interpreter
-ends: one that is kept in a global or by a traceback would wait for Python for ever.
+The article's own ops are in `tutorial_ops`, the random ones in `random_ops`.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from trainer.data import random_ops
+from trainer.data.callbacks import numpy_function
 from trainer.data.tutorial_ops import TUTORIAL_OPS, Pair
 from trainer.errors import SeamlineError
 
@@ -130,7 +129,7 @@ def _random(strengths: Mapping[str, float]) -> Policy:
         images: tf.Tensor, masks: tf.Tensor, copies: tf.Tensor, amounts: tf.Tensor
     ) -> Pair:
         del copies
-        changed, moved = tf.numpy_function(
+        changed, moved = numpy_function(
             on_arrays, [images, masks, amounts], [tf.float32, tf.uint8]
         )
         # A numpy_function does not know the shapes that it returns.

@@ -1,78 +1,35 @@
-"""Records -> batches: float32 images `[B, S, S, 3]` in 0..255, uint8 masks `[B, S, S]`.
+"""Examples -> batches of images, float32 `[B, S, S, 3]`, and masks, uint8 `[B, S, S]`.
 
-*Batch k is a pure function of (records, seed, k)*: examples lie in memory at the
-model's size, and everything else is arithmetic. The training examples form an endless
-stream of passes; a pass is a permutation of all examples drawn from (seed, pass), and
-batch k holds positions k·B .. (k+1)·B of the stream. Nothing before it is computed.
+Images are RGB in 0..255. *Batch k is a pure function of (records, seed, k)*: the
+training examples form an endless stream of passes (see `order`), and batch k holds
+positions k·B .. (k+1)·B of it. The random numbers of an augmentation belong to the
+position. Nothing before a batch is computed or read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import machine
-from trainer.data import augment, records
+from trainer.data import augment
 from trainer.data.card import Card
-from trainer.data.images import (
-    decode_image,
-    decode_mask,
-    resize_image,
-    resize_mask,
-)
+from trainer.data.examples import EXAMPLES_SHARE, Examples
+from trainer.data.order import Order, repeat_factors
 from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
+from trainer.limits import Limits
 
+log = logging.getLogger("seamline")
 
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """A split in memory.
+Pair = tuple[tf.Tensor, tf.Tensor]
 
-    Attributes:
-      ids: names of the N examples.
-      images: uint8 `[N, S, S, 3]` RGB.
-      masks: uint8 `[N, S, S]`.
-    """
-
-    ids: list[str]
-    images: np.ndarray
-    masks: np.ndarray
-
-
-def load(records_dir: str, card: Card, split: str, *, image_size: int) -> Examples:
-    """Reads a split into memory, images and masks at the model's size.
-
-    Raises:
-      SeamlineError: a damaged shard, or more than half of this machine's memory.
-    """
-    count = card.splits[split]["examples"]
-    total = sum(part["examples"] for part in card.splits.values())
-    # TensorFlow keeps a copy of its own.
-    needed = 2 * total * image_size**2 * 4
-    limit = machine.memory_limit() // 2
-    if needed > limit:
-        raise SeamlineError(
-            f"{records_dir}: {total} examples of {image_size}x{image_size} need "
-            f"{needed >> 20} MB, more than half of the memory here "
-            f"({limit >> 20} MB); use a smaller --image_size or a larger machine"
-        )
-    ids = []
-    images = np.empty((count, image_size, image_size, 3), np.uint8)
-    masks = np.empty((count, image_size, image_size), np.uint8)
-    for index, record in enumerate(records.read(records_dir, card, split)):
-        ids.append(record.image_id)
-        images[index] = resize_image(decode_image(record.image), image_size, image_size)
-        masks[index] = resize_mask(decode_mask(record.mask), image_size, image_size)
-    return Examples(ids, images, masks)
-
-
-def native_masks(records_dir: str, card: Card, split: str) -> Iterator[np.ndarray]:
-    """Masks at the photos' original size, uint8 `[H, W]`, in order of id."""
-    for record in records.read(records_dir, card, split):
-        yield decode_mask(record.native_mask or record.mask)
+# Bytes a pixel: while a batch is made (uint8 as fetched and as moved, float32 as
+# coloured, twice each between NumPy and TensorFlow), and of one that waits.
+_MAKING, _WAITING = 34, 13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,98 +47,145 @@ class Share:
     local: int = 1
 
 
-def training_batches(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stream:
+    """The training examples as an endless stream of batches.
+
+    Attributes:
+      examples: N of them.
+      order: of the N examples, in `policy.copies`.
+      policy: augmentation.
+      batch_size: the global batch.
+      seed: of augmentation.
+      limits: of memory and threads; they change no batch.
+    """
+
+    examples: Examples
+    order: Order
+    policy: augment.Policy
+    batch_size: int
+    seed: int
+    limits: Limits
+
+    def batches(self, start: int, stop: int, share: Share = Share()) -> tf.data.Dataset:
+        """Batches `start` .. `stop - 1`, one element a replica of this process.
+
+        Raises:
+          SeamlineError: replicas cannot share the batch alike.
+        """
+        rows = _rows(self.batch_size, share)
+
+        def batch(step: tf.Tensor, piece: tf.Tensor) -> Pair:
+            first = step * self.batch_size + piece * rows
+            places = first + tf.range(rows, dtype=tf.int64)
+            numbers, copies = self.order.locate(places)
+            images, masks = self.examples.gather(numbers)
+            drawn = amounts(first, rows, self.policy.amounts, seed=self.seed)
+            return self.policy.apply(images, masks, copies, drawn)
+
+        pixels = rows * self.examples.image_size**2
+        return _pipeline(batch, start, stop, pixels, self.limits, share)
+
+    @property
+    def steps(self) -> int:
+        """Steps that see a whole pass."""
+        return -(-self.order.length // self.batch_size)
+
+    def where(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which examples batch `step` holds, and which copies: int64 `[B]` each."""
+        first = step * self.batch_size
+        places = tf.range(first, first + self.batch_size, dtype=tf.int64)
+        numbers, copies = self.order.locate(places)
+        return numbers.numpy(), copies.numpy()
+
+
+def build_stream(
     examples: Examples,
+    card: Card,
     *,
-    policy: augment.Policy,
+    policy: str,
+    repeat_threshold: float,
     batch_size: int,
     seed: int,
-    start: int,
-    stop: int,
-    share: Share = Share(),
-) -> tf.data.Dataset:
-    """Batches `start` .. `stop - 1` of the stream, one element a local replica.
+    limits: Limits,
+) -> Stream:
+    """The training examples in order and augmented, rare classes more often.
 
     Args:
-      examples: N of them.
-      policy: augmentation.
-      batch_size: the global batch, a multiple of `share.pieces`.
+      examples: the split `train`.
+      card: of the dataset.
+      policy: see `augment.find`.
+      repeat_threshold: see `repeat_factors`; 0: all examples alike.
+      batch_size, limits: see `Stream`.
       seed: of order and augmentation.
-      start, stop: global steps.
-      share: this process's part.
+
+    Raises:
+      SeamlineError: no such policy.
     """
-    images, masks = tf.constant(examples.images), tf.constant(examples.masks)
-    count = len(examples.ids)
-    rows = _rows(batch_size, share)
-
-    def batch(step: tf.Tensor, piece: tf.Tensor) -> augment.Pair:
-        position = step * batch_size + piece * rows + tf.range(rows, dtype=tf.int64)
-        index, copy = locate(position, count=count, copies=policy.copies, seed=seed)
-        drawn = tf.random.stateless_uniform(
-            [batch_size, policy.amounts], seed=tf.stack([tf.cast(seed, tf.int64), step])
+    found, repeats = augment.find(policy), None
+    if repeat_threshold:
+        repeats = repeat_factors(card.label_sets("train"), repeat_threshold)
+        log.info(
+            "Rare classes: %d of %d examples come more often, up to %.1f times",
+            (repeats > 1).sum(),
+            len(repeats),
+            repeats.max(),
         )
-        amounts = tf.gather(drawn, piece * rows + tf.range(rows, dtype=tf.int64))
-        image = tf.cast(tf.gather(images, index), tf.float32)
-        image, mask = policy.apply(image, tf.gather(masks, index), copy, amounts)
-        image = tf.ensure_shape(image, [rows, *images.shape[1:]])
-        return image, tf.ensure_shape(mask, [rows, *masks.shape[1:]])
+    return Stream(
+        examples=examples,
+        order=Order(len(examples), copies=found.copies, seed=seed, repeats=repeats),
+        policy=found,
+        batch_size=batch_size,
+        seed=seed,
+        limits=limits,
+    )
 
-    return _pipeline(batch, start, stop, share)
 
+def amounts(first: tf.Tensor, rows: int, count: int, *, seed: int) -> tf.Tensor:
+    """Random numbers of positions `first` .. `first + rows - 1` of the stream.
 
-def locate(
-    position: tf.Tensor, *, count: int, copies: int, seed: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Position in the endless stream -> (example, copy).
-
-    Each pass of `count * copies` positions is a permutation, computed for single
-    positions by a cipher on the index (TensorFlow's `index_shuffle`), so that
-    a start at any step costs the same.
+    Philox is counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+    3", SC 2011): each position owns a run of counters, so that it has its numbers
+    whatever batch it is in.
 
     Args:
-      position: int64 `[B]`.
-      count: number of examples.
-      copies: how many times a pass holds each.
-      seed: of the order.
+      first: int64 scalar.
+      rows, count: shape.
+      seed: the key.
 
     Returns:
-      int64 `[B]` in 0..count-1 and int64 `[B]` in 0..copies-1.
+      float32 `[rows, count]` in [0, 1).
     """
-    length = count * copies
-    turn, offset = position // length, position % length
-    seeds = tf.stack(
-        [tf.fill(tf.shape(turn), tf.cast(seed, tf.int64)), turn, turn * 0], axis=1
+    blocks = -(-count // 4)
+    counter = tf.stack([tf.cast(first * blocks, tf.uint64), tf.constant(0, tf.uint64)])
+    drawn = tf.raw_ops.StatelessRandomUniformV2(
+        shape=[rows, 4 * blocks],
+        key=tf.constant([seed], tf.uint64),
+        counter=counter,
+        alg=tf.random.Algorithm.PHILOX.value,
     )
-    # The public wrapper takes one seed for all positions; the op takes one for each.
-    shuffled = tf.raw_ops.RandomIndexShuffle(
-        index=offset, seed=seeds, max_index=tf.cast(length - 1, tf.int64), rounds=4
-    )
-    return shuffled % count, shuffled // count
+    return drawn[:, :count]
 
 
 def ordered_batches(
-    examples: Examples, *, batch_size: int, share: Share = Share()
+    examples: Examples, *, batch_size: int, limits: Limits, share: Share = Share()
 ) -> tf.data.Dataset:
     """All examples once in order; the last batch is filled up with ignored pixels.
 
     So every batch has the same shape on every replica and every example counts once.
     """
-    images, masks = tf.constant(examples.images), tf.constant(examples.masks)
-    count, rows = len(examples.ids), _rows(batch_size, share)
+    count, rows = len(examples), _rows(batch_size, share)
 
-    def batch(step: tf.Tensor, piece: tf.Tensor) -> augment.Pair:
+    def batch(step: tf.Tensor, piece: tf.Tensor) -> Pair:
         position = step * batch_size + piece * rows + tf.range(rows, dtype=tf.int64)
-        index = tf.minimum(position, count - 1)
-        mask = tf.where(
-            (position < count)[:, tf.newaxis, tf.newaxis],
-            tf.gather(masks, index),
-            tf.constant(IGNORE_LABEL, tf.uint8),
-        )
-        image = tf.cast(tf.gather(images, index), tf.float32)
-        image = tf.ensure_shape(image, [rows, *images.shape[1:]])
-        return image, tf.ensure_shape(mask, [rows, *masks.shape[1:]])
+        images, masks = examples.gather(tf.minimum(position, count - 1))
+        there = (position < count)[:, tf.newaxis, tf.newaxis]
+        ignored = tf.constant(IGNORE_LABEL, tf.uint8)
+        return tf.cast(images, tf.float32), tf.where(there, masks, ignored)
 
-    return _pipeline(batch, 0, -(-count // batch_size), share)
+    steps = -(-count // batch_size)
+    pixels = rows * examples.image_size**2
+    return _pipeline(batch, 0, steps, pixels, limits, share)
 
 
 def check_batch_size(batch_size: int, pieces: int) -> None:
@@ -204,22 +208,39 @@ def _rows(batch_size: int, share: Share) -> int:
 
 
 def _pipeline(
-    batch: Callable[[tf.Tensor, tf.Tensor], augment.Pair],
+    batch: Callable[[tf.Tensor, tf.Tensor], Pair],
     start: int,
     stop: int,
+    pixels: int,
+    limits: Limits,
     share: Share,
 ) -> tf.data.Dataset:
     first, local = share.first, share.local
     slots = tf.data.Dataset.range(start * local, stop * local)
     dataset = slots.map(
         lambda slot: batch(slot // local, first + slot % local),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=parallel_calls(pixels, limits, local),
         deterministic=True,
     )
     options = tf.data.Options()
-    # tf.data would take half of the host's memory, whatever the container's limit is.
-    options.autotune.ram_budget = machine.memory_limit() // 8
+    # Left alone, tf.data would take half of the host's memory and a thread for each of
+    # its processors, whatever the container may use.
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = limits.input_threads
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
     )
-    return dataset.prefetch(2 * local).with_options(options)
+    return dataset.prefetch(limits.prefetch * local).with_options(options)
+
+
+def parallel_calls(pixels: int, limits: Limits, local: int = 1) -> int:
+    """How many batches of so many pixels may be made at once: one at least.
+
+    Args:
+      pixels: of a replica's part of a batch.
+      limits: memory and threads.
+      local: replicas of this process.
+    """
+    memory = limits.memory * (1 - EXAMPLES_SHARE)
+    free = memory - limits.prefetch * local * pixels * _WAITING
+    return max(1, min(int(free / (pixels * _MAKING)), limits.input_threads))

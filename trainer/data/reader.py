@@ -93,6 +93,14 @@ class Reader:
         by_position = dict(zip(wanted.tolist(), found, strict=True))
         return [by_position[position] for position in asked.tolist()]
 
+    def damaged(self, position: int, what: str) -> SeamlineError:
+        """What to raise for a record that is not sound: its shard, number and id."""
+        shard = int(np.searchsorted(self._firsts, position, side="right")) - 1
+        return SeamlineError(
+            f"{self._paths[shard]}: damaged at record {position - self._firsts[shard]} "
+            f"('{self._ids[position]}'): {what}; convert again"
+        )
+
     def _ranges(self, wanted: np.ndarray) -> list[_Range]:
         """What to read for these positions, which are sorted and differ."""
         shards = np.searchsorted(self._firsts, wanted, side="right") - 1
@@ -122,11 +130,7 @@ class Reader:
             try:
                 found.append(_record(content, place, length, image_id))
             except ValueError as error:
-                number = position - self._firsts[span.shard]
-                raise SeamlineError(
-                    f"{self._paths[span.shard]}: damaged at record {number} "
-                    f"('{image_id}'): {error}; convert again"
-                ) from error
+                raise self.damaged(position, str(error)) from error
             place += length + FRAME_BYTES
         return found
 

@@ -18,12 +18,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from trainer import storage
 from trainer.data.card import Card
 from trainer.data.encoding import Encoded
+from trainer.data.images import decode_mask
 from trainer.errors import SeamlineError
 from trainer.storage import tf_files
 
@@ -131,6 +133,12 @@ def parse(raw: bytes) -> Record:
         features["height"].int64_list.value[0],
         features["width"].int64_list.value[0],
     )
+
+
+def native_masks(records_dir: str, card: Card, split: str) -> Iterator[np.ndarray]:
+    """Masks at the photos' original size, uint8 `[H, W]`, in order of id."""
+    for record in read(records_dir, card, split):
+        yield decode_mask(record.native_mask or record.mask)
 
 
 def read(records_dir: str, card: Card, split: str) -> Iterator[Record]:

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.examples import Examples
 from trainer.data.images import resize_mask
-from trainer.data.inputs import Examples
 from trainer.engine.metrics import confusion_matrix, summary
 from trainer.labels import IGNORE_LABEL
 
@@ -41,7 +41,7 @@ def compile_predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def evaluate(
-    predictions: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
     examples: Examples,
     native_truths: Iterable[np.ndarray],
     *,
@@ -52,20 +52,26 @@ def evaluate(
     At the original size the predicted labels are enlarged by nearest neighbour.
 
     Args:
-      predictions: uint8 labels `[N, S, S]`.
-      examples: the N examples.
+      predict: uint8 images `[B, S, S, 3]` -> uint8 labels `[B, S, S]`.
+      examples: N of them.
       native_truths: N masks at original size, uint8 `[H, W]`.
       label_names: C names.
     """
     classes = len(label_names)
-    native = np.zeros((classes, classes), np.int64)
-    native_images = np.zeros(classes, np.int64)
-    for labels, truth in zip(predictions, native_truths, strict=True):
-        native += confusion_matrix(truth, resize_mask(labels, *truth.shape), classes)
-        native_images += _occurs(truth, classes)
-    confusion = confusion_matrix(examples.masks, predictions, classes)
-    images = np.sum([_occurs(mask, classes) for mask in examples.masks], axis=0)
-    count = {"examples": len(examples.ids)}
+    confusion, native = np.zeros((2, classes, classes), np.int64)
+    images, native_images = np.zeros((2, classes), np.int64)
+    originals = iter(native_truths)
+    for start in range(0, len(examples), _BATCH):
+        numbers = np.arange(start, min(start + _BATCH, len(examples)))
+        photos, masks = examples.fetch(numbers)
+        for labels, mask in zip(predict(photos), masks, strict=True):
+            truth = next(originals)
+            confusion += confusion_matrix(mask, labels, classes)
+            images += _occurs(mask, classes)
+            enlarged = resize_mask(labels, *truth.shape)
+            native += confusion_matrix(truth, enlarged, classes)
+            native_images += _occurs(truth, classes)
+    count = {"examples": len(examples)}
     return {
         **count,
         **summary(confusion, label_names=label_names, images=images),

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from trainer import progress as bars
 from trainer import storage
-from trainer.data import inputs
 from trainer.engine.metrics import scores
 from trainer.engine.signals import StopSignals
 from trainer.engine.state import Checkpoints, History, Progress
@@ -91,8 +90,9 @@ def _train_epoch(
         count = int(_HOST_CALL_S / seconds_a_step)
         count = max(1, min(count, _MOST_STEPS_A_CALL, end - progress.step))
         began = time.monotonic()
-        totals = run_steps(batches, tf.constant(count), tf.constant(progress.step))
-        loss, correct, labelled, wait, first_bad = (x.numpy() for x in totals)
+        with job.stream.examples.explained():
+            totals = run_steps(batches, tf.constant(count), tf.constant(progress.step))
+            loss, correct, labelled, wait, first_bad = (x.numpy() for x in totals)
         took = time.monotonic() - began
         seconds_a_step = took / count
         if first_bad >= 0:
@@ -157,14 +157,7 @@ def _log_epoch(job: Job, row: dict[str, Any], board: tf.summary.SummaryWriter) -
 
 def _refuse_bad_loss(job: Job, step: int) -> None:
     """Stops a run whose loss is no number; saves a picture of the batch."""
-    batch = inputs.training_batches(
-        job.train,
-        policy=job.policy,
-        batch_size=job.batch_size,
-        seed=job.seed,
-        start=step,
-        stop=step + 1,
-    )
+    batch = job.stream.batches(step, step + 1)
     images, _ = next(batch.as_numpy_iterator())
     strip = np.concatenate(list(np.clip(images, 0, 255).astype(np.uint8)), axis=1)
     path = storage.join(job.run_dir, "figures", "bad_batch.png")

@@ -58,8 +58,7 @@ def open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
         raise SeamlineError(f"--resume=must: {run_dir} holds no run to go on with")
     if not there:
         return
-    config = storage.read_text(storage.join(run_dir, "config.json"))
-    before = json.loads(config)["identity"]
+    before = read_config(run_dir)["identity"]
     names = sorted({*before, *identity})
     differing = [
         f"{name}: {before.get(name)} there, {identity.get(name)} now"
@@ -71,6 +70,21 @@ def open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
             f"--run_dir={run_dir}: holds another run ({'; '.join(differing)}); "
             "choose another --run_dir or give the same values"
         )
+
+
+def read_config(run_dir: str) -> dict[str, Any]:
+    """What `config.json` of a run says.
+
+    Raises:
+      SeamlineError: not a run directory.
+    """
+    path = storage.join(run_dir, "config.json")
+    if not storage.exists(path):
+        raise SeamlineError(
+            f"{path}: not there, so {run_dir} is not a run directory; give the "
+            "--run_dir of a training"
+        )
+    return json.loads(storage.read_text(path))
 
 
 def write_config(

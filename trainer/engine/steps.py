@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import inputs
-from trainer.data.augment import Policy
-from trainer.data.inputs import Examples
+from trainer.data.examples import Examples
+from trainer.data.inputs import Stream
 from trainer.engine.strategy import share_of
 from trainer.labels import IGNORE_LABEL
 from trainer.model.losses import Sum
@@ -30,13 +30,11 @@ class Job:
       optimizer: built in scope on the model's trainable variables.
       loss: see `trainer.model.losses`.
       strategy: the devices.
-      train, val: examples.
-      policy: augmentation of the training examples.
+      stream: training examples, in batches.
+      val: examples to validate on.
       classes: C.
-      batch_size: global batch.
       epochs, steps_per_epoch: how long.
       clip_norm: greatest norm of all gradients together, 0 for no limit.
-      seed: of order and augmentation.
       run_dir: where it all goes.
     """
 
@@ -44,34 +42,28 @@ class Job:
     optimizer: keras.optimizers.Optimizer
     loss: Sum
     strategy: tf.distribute.Strategy
-    train: Examples
+    stream: Stream
     val: Examples
-    policy: Policy
     classes: int
-    batch_size: int
     epochs: int
     steps_per_epoch: int
     clip_norm: float
-    seed: int
     run_dir: str
+
+    @property
+    def batch_size(self) -> int:
+        """Global batch."""
+        return self.stream.batch_size
 
 
 def training_iterator(job: Job, start: int) -> Iterator:
     """Batches from step `start` to the end, for the job's strategy."""
-
-    def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        del context
-        return inputs.training_batches(
-            job.train,
-            policy=job.policy,
-            batch_size=job.batch_size,
-            seed=job.seed,
-            start=start,
-            stop=job.epochs * job.steps_per_epoch,
-            share=share_of(job.strategy),
+    stop, share = job.epochs * job.steps_per_epoch, share_of(job.strategy)
+    return iter(
+        job.strategy.distribute_datasets_from_function(
+            lambda _: job.stream.batches(start, stop, share)
         )
-
-    return iter(job.strategy.distribute_datasets_from_function(make))
+    )
 
 
 def compile_training(job: Job) -> Callable:
@@ -154,7 +146,10 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
     strategy, classes = job.strategy, job.classes
     dataset = strategy.distribute_datasets_from_function(
         lambda _: inputs.ordered_batches(
-            job.val, batch_size=job.batch_size, share=share_of(strategy)
+            job.val,
+            batch_size=job.batch_size,
+            limits=job.stream.limits,
+            share=share_of(strategy),
         )
     )
 
@@ -182,10 +177,11 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
     def validate() -> tuple[np.ndarray, float]:
         confusion = np.zeros(classes**2, np.int64)
         totals = []
-        for images, masks in dataset:
-            counts, sums = run_step(images, masks)
-            confusion += counts.numpy()
-            totals.append(sums)
+        with job.val.explained():
+            for images, masks in dataset:
+                counts, sums = run_step(images, masks)
+                confusion += counts.numpy()
+                totals.append(sums)
         added = tf.nest.map_structure(lambda *parts: tf.add_n(parts), *totals)
         return confusion.reshape(classes, classes), float(job.loss.value(added))
 

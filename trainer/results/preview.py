@@ -23,7 +23,7 @@ from trainer.results.drawing import (
 )
 from trainer.results.figures import legend_labels, overlay
 from trainer.results.marking import hatch, resized_mask
-from trainer.results.sheets import _draw_legend, _legend_columns, _paste
+from trainer.results.sheets import draw_legend, legend_columns, paste
 
 _LAYOUTS = ((1, 512, 1), (4, 384, 2), (32, 256, 4))
 """Up to so many examples: pixels of a tile's side, about, and the most columns."""
@@ -151,13 +151,13 @@ def batch_sheet(
     grid, entries = _fit_grid(len(images), images.shape[1]), _legend(masks, names)
     note = note if len(note) <= 150 else note[:149] + "…"
     inner = max(grid.width / DPI, widest([note], 8), 5.0)
-    lines = math.ceil(len(entries) / _legend_columns(entries, inner)[0])
+    lines = math.ceil(len(entries) / legend_columns(entries, inner)[0])
     legend = grid.bottom / DPI + 0.3
     down = legend + 0.2 * lines + 0.2
     figure = new_figure(inner + 2 * MARGIN, down, title)
     page = place_page(figure, 0, 0, *figure.get_size_inches())
     page.text(MARGIN, 0.58, plain(note, 150), size=8, color=MUTED, va="center")
-    placed = _draw_legend(page, entries, inner, legend)
+    placed = draw_legend(page, entries, inner, legend)
     shared = _alike(ids), _alike(text[::-1] for text in ids)
     rows = zip(images, masks, ids, copies, strict=True)
     for number, (image, mask, image_id, copy) in enumerate(rows):
@@ -167,4 +167,4 @@ def batch_sheet(
         caption = _caption(image_id, copy, shared, grid.pair / DPI)
         place = (left / DPI, (top + grid.tile + _CAPTION / 2) / DPI)
         page.text(*place, caption, size=7.5, color=MUTED, va="center")
-    return _paste(figure, placed)
+    return paste(figure, placed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import keras
 import numpy as np
 
 from trainer import storage
-from trainer.data.inputs import Examples
+from trainer.data.examples import Examples
+from trainer.engine.runs import read_config
 from trainer.engine.state import read_history
 from trainer.model.unet import ModelSpec
 from trainer.results import charts, diagram, figures, report
@@ -43,22 +43,19 @@ def publish(
       card: contents of the dataset card.
       scores: contents of `scores.json`.
       train, val: the examples.
-      untrained: uint8 labels `[K, S, S]` of the model before training, for
-        `shown_examples`.
-      trained: uint8 labels `[N, S, S]` for all of `val`.
+      untrained, trained: uint8 labels `[K, S, S]` of the model before and after
+        training, for the `shown_examples` of `val`.
       notices: what must be said of the results.
     """
     history = read_history(run_dir)
-    picked, names = shown_examples(len(val.ids)), spec.label_names
-    some = shown_examples(len(train.ids))
+    names = spec.label_names
     pictures = {
         "samples": figures.sample_sheet(
-            train.images[some], train.masks[some], names, title="Training examples"
+            *train.fetch(shown_examples(len(train))), names, title="Training examples"
         ),
         "predictions": figures.prediction_sheet(
-            val.images[picked],
-            val.masks[picked],
-            {"untrained": untrained, "trained": trained[picked]},
+            *val.fetch(shown_examples(len(val))),
+            {"untrained": untrained, "trained": trained},
             names,
             title="Validation examples",
         ),
@@ -77,7 +74,7 @@ def publish(
     for name, picture in pictures.items():
         storage.write_bytes(storage.join(folder, f"{name}.png"), picture)
     page = report.render_report(
-        config=json.loads(storage.read_text(storage.join(run_dir, "config.json"))),
+        config=read_config(run_dir),
         history=history,
         scores=scores,
         card=card,

@@ -177,18 +177,18 @@ def _legend(tiles: list[_Tile], card: Card) -> list[tuple[int, str]]:
     return [(label, plain(names[label])) for label in shown if label in names]
 
 
-def _legend_columns(entries: list[tuple[int, str]], inner: float) -> tuple[int, float]:
+def legend_columns(entries: list[tuple[int, str]], inner: float) -> tuple[int, float]:
     """How many columns, and how wide each."""
     column = widest([name for _, name in entries], 8) + 0.45
     columns = max(1, min(int(inner / column), len(entries)))
     return columns, min(inner / columns, 1.8 if column < 1.8 else column)
 
 
-def _draw_legend(
+def draw_legend(
     page: Axes, entries: list[tuple[int, str]], inner: float, y: float
 ) -> list[_Placed]:
     """Swatches and names, read row by row, the first at y inches; hatched pictures."""
-    columns, column = _legend_columns(entries, inner)
+    columns, column = legend_columns(entries, inner)
     colours, placed = palette(IGNORE_LABEL), []
     for place, (label, name) in enumerate(entries):
         x, line = MARGIN + place % columns * column, y + 0.2 * (place // columns)
@@ -201,7 +201,7 @@ def _draw_legend(
     return placed
 
 
-def _paste(figure: Figure, placed: list[_Placed]) -> bytes:
+def paste(figure: Figure, placed: list[_Placed]) -> bytes:
     """The figure with pictures on it as PNG bytes.
 
     Pixels are placed one to one, so no second resampling blurs the masks. Photos hardly
@@ -258,7 +258,7 @@ def overlay_sheet(
     tiles = tiles[: len(tiles) // grid.columns * grid.columns] or tiles
     entries = _legend(tiles, card)
     inner = max(grid.columns * (grid.width + _GAP) - _GAP, 6.2)
-    lines = math.ceil(len(entries) / _legend_columns(entries, inner)[0])
+    lines = math.ceil(len(entries) / legend_columns(entries, inner)[0])
     first = 0.85
     legend = first + 0.5 + grid.size(tiles)
     second = legend + 0.2 * lines + 0.45
@@ -269,11 +269,11 @@ def overlay_sheet(
     page = place_page(figure, 0, 0, *figure.get_size_inches())
     _draw_heading(page, first, "Random examples", [said[0]])
     placed = _draw_tiles(page, tiles, grid, first + 0.5)
-    placed += _draw_legend(page, entries, inner, legend)
+    placed += draw_legend(page, entries, inner, legend)
     if rare:
         _draw_heading(page, second, "Rarest classes", said[1])
         placed += _draw_tiles(page, rare_tiles, grid, third)
-    return _paste(figure, placed)
+    return paste(figure, placed)
 
 
 def draw_sheets(records_dir: str, card: Card) -> None:

@@ -1,0 +1,186 @@
+"""The examples of a split at the model's size: held in memory, or read when needed.
+
+Both give the same pixels, so nothing that is computed from them can tell which it was.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from trainer import progress
+from trainer.data.callbacks import numpy_function
+from trainer.data.card import Card
+from trainer.data.images import (
+    decode_image,
+    decode_mask,
+    resize_image,
+    resize_mask,
+)
+from trainer.data.reader import Reader
+from trainer.limits import Limits
+
+log = logging.getLogger("seamline")
+
+Arrays = tuple[np.ndarray, np.ndarray]
+"""uint8 images `[N, S, S, 3]` RGB and uint8 masks `[N, S, S]`."""
+
+_CHUNK = 16
+EXAMPLES_SHARE = 0.75
+"""Of the input's memory; the rest is for batches."""
+
+
+class Examples:
+    """A split, by number.
+
+    Attributes:
+      ids: names of the N examples.
+      image_size: S.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        image_size: int,
+        fetch: Callable[[np.ndarray], Arrays],
+    ) -> None:
+        """Takes `fetch`: int64 `[B]` numbers -> `Arrays` of those B examples."""
+        self.ids, self.image_size = ids, image_size
+        self._fetch = fetch
+        self._failure: Exception | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def fetch(self, numbers: Sequence[int] | np.ndarray) -> Arrays:
+        """Images and masks of the examples with these numbers, in their order.
+
+        Raises:
+          SeamlineError: a damaged record; names shard and record.
+        """
+        return self._fetch(np.asarray(numbers, np.int64))
+
+    def gather(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`fetch` inside a pipeline: int64 `[B]` tensor -> the two as tensors."""
+
+        def fetch(numbers: np.ndarray) -> Arrays:
+            try:
+                return self._fetch(numbers)
+            except Exception as error:
+                # TensorFlow passes on the text of an exception alone.
+                self._failure = self._failure or error
+                raise
+
+        images, masks = numpy_function(fetch, [numbers], [tf.uint8, tf.uint8])
+        count, size = numbers.shape[0], self.image_size
+        images = tf.ensure_shape(images, [count, size, size, 3])
+        return images, tf.ensure_shape(masks, [count, size, size])
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raises what went wrong in `gather`, not what TensorFlow makes of it."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self._failure is None:
+                raise
+            raise self._failure from error
+
+
+def in_memory(ids: Sequence[str], images: np.ndarray, masks: np.ndarray) -> Examples:
+    """Examples that lie in two arrays, as `Arrays`."""
+    return Examples(
+        ids, images.shape[1], lambda numbers: (images[numbers], masks[numbers])
+    )
+
+
+def streamed(records_dir: str, card: Card, split: str, *, image_size: int) -> Examples:
+    """A split that is read and decoded each time examples are asked for."""
+    reader = Reader(records_dir, card, split)
+
+    def fetch(numbers: np.ndarray) -> Arrays:
+        count = len(numbers)
+        images = np.empty((count, image_size, image_size, 3), np.uint8)
+        masks = np.empty((count, image_size, image_size), np.uint8)
+        for row, record in enumerate(reader.read(numbers)):
+            try:
+                image, mask = decode_image(record.image), decode_mask(record.mask)
+            except ValueError as error:
+                raise reader.damaged(int(numbers[row]), str(error)) from error
+            images[row] = resize_image(image, image_size, image_size)
+            masks[row] = resize_mask(mask, image_size, image_size)
+        return images, masks
+
+    return Examples(card.splits[split]["ids"], image_size, fetch)
+
+
+def open_splits(
+    records_dir: str,
+    card: Card,
+    splits: Sequence[str],
+    *,
+    image_size: int,
+    limits: Limits,
+) -> list[Examples]:
+    """Opens splits: in memory those that fit, the others to be read when needed.
+
+    Args:
+      records_dir, card: the dataset.
+      splits: names; the first are the first to be held in memory.
+      image_size: height and width that the model takes.
+      limits: memory, and threads to read with.
+
+    Raises:
+      SeamlineError: a damaged shard; names it and the record.
+    """
+    # Batches are made in parallel already.
+    cv2.setNumThreads(1)
+    free = int(limits.memory * EXAMPLES_SHARE)
+    opened = []
+    for split in splits:
+        found = streamed(records_dir, card, split, image_size=image_size)
+        needed = len(found) * image_size**2 * 4
+        held = needed <= free
+        log.info(
+            "Input: %d %s examples at %d², %d MB: %s",
+            len(found),
+            split,
+            image_size,
+            needed >> 20,
+            "held in memory" if held else "read from the records when needed",
+        )
+        if held:
+            free -= needed
+            found = _load(found, split, limits.input_threads)
+        opened.append(found)
+    return opened
+
+
+def _load(examples: Examples, split: str, threads: int) -> Examples:
+    """Reads all of a split into memory."""
+    count, size = len(examples), examples.image_size
+    images = np.empty((count, size, size, 3), np.uint8)
+    masks = np.empty((count, size, size), np.uint8)
+    bar = progress.Bar(f"loading {split}", total=count, unit="examples")
+
+    def load(start: int) -> int:
+        chunk = slice(start, min(start + _CHUNK, count))
+        images[chunk], masks[chunk] = examples.fetch(np.arange(count)[chunk])
+        return chunk.stop - chunk.start
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(load, start) for start in range(0, count, _CHUNK)]
+        try:
+            for job in jobs:
+                bar.update(job.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    bar.close()
+    return in_memory(examples.ids, images, masks)

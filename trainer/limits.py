@@ -1,0 +1,66 @@
+"""What the input may use of the machine: memory, threads, batches made ahead."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from trainer import machine
+
+log = logging.getLogger("seamline")
+
+_SHARE = 4
+_AHEAD = 2
+
+
+def _knob(text: str) -> Any:
+    return dataclasses.field(metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of the input. 0 in a flag stands for what the machine suggests."""
+
+    input_memory_mb: int = _knob(
+        "memory for examples and batches of the input; examples that do not fit are "
+        "read from the records again and again; 0: a quarter of what this process may "
+        "use, by its container or the machine"
+    )
+    input_threads: int = _knob(
+        "threads that make batches; 0: one for each processor this process may use"
+    )
+    prefetch: int = _knob("batches made ahead of the step, for each replica; 0: 2")
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.input_memory_mb << 20
+
+
+def settle(
+    *, input_memory_mb: int = 0, input_threads: int = 0, prefetch: int = 0
+) -> Limits:
+    """Limits as given, or else by what this process may use; says so and why."""
+    share = machine.memory_limit() // _SHARE >> 20
+    limits = Limits(
+        input_memory_mb=input_memory_mb or max(share, 1),
+        input_threads=input_threads or machine.cpu_limit(),
+        prefetch=prefetch or _AHEAD,
+    )
+    memory = "--input_memory_mb" if input_memory_mb else f"1/{_SHARE} of the memory"
+    threads = "--input_threads" if input_threads else "processors"
+    log.info(
+        "Input: %d MB (%s), %d threads (%s), %d batches ahead; this process may use "
+        "%d MB (%s) and %d processors (%s)",
+        limits.input_memory_mb,
+        memory,
+        limits.input_threads,
+        threads,
+        limits.prefetch,
+        machine.memory_limit() >> 20,
+        machine.memory_source(),
+        machine.cpu_limit(),
+        machine.cpu_source(),
+    )
+    return limits
