@@ -10,9 +10,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "trainer"
-GROUND = {*("errors", "storage", "labels", "progress", "recipes", "layout", "machine")}
+GROUND = {
+    *(
+        "errors",
+        "storage",
+        "labels",
+        "progress",
+        "recipes",
+        "layout",
+        "machine",
+        "limits",
+    )
+}
 COMMANDS = {
-    *("task", "convert", "evaluate", "predict", "preflight", "benchmark", "launch")
+    *("task", "convert", "evaluate", "predict", "preflight", "benchmark", "launch"),
+    "preview",
 }
 ALLOWED = {
     "ground": {"ground"},
@@ -22,6 +34,7 @@ ALLOWED = {
     "results": {"ground", "data", "model", "engine", "results"},
     "dataset": {"ground", "data", "results"},
     "pipeline": {"ground", "data", "model", "engine", "results", "dataset"},
+    "inspection": {"ground", "data", "engine", "results", "dataset"},
     "benchmarks": {
         *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
         "benchmarks",
@@ -29,7 +42,7 @@ ALLOWED = {
     "flags": {"ground"},
     "command": {
         *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
-        *("benchmarks", "flags"),
+        *("inspection", "benchmarks", "flags"),
     },
 }
 

@@ -1,0 +1,111 @@
+"""Looking at the input: the batch that a step of a training sees, as a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from trainer import dataset, limits, recipes, storage
+from trainer.data import augment, examples, inputs
+from trainer.data.card import Card, read_card
+from trainer.data.inputs import Stream
+from trainer.engine import runs
+from trainer.recipes import Recipe
+from trainer.results.preview import batch_sheet
+from trainer.storage import tf_files
+
+log = logging.getLogger("seamline")
+
+
+def preview(
+    *,
+    run_dir: str | None,
+    recipe_name: str,
+    overrides: dict[str, Any],
+    data: dict[str, Any],
+    stage_dir: str | None,
+    seed: int | None,
+    step: int,
+    output: str,
+) -> None:
+    """Draws the batch of a step; reads no more records than it holds.
+
+    Args:
+      run_dir: a run to look into: its records, recipe and seed are the defaults; None:
+        a training that is yet to come.
+      recipe_name, overrides: see `recipes.resolve`; for a run the overrides alone.
+      data: keyword arguments of `dataset.prepare`.
+      stage_dir: local folder to copy records to before they are read, or None.
+      seed: of order and augmentation; None: the run's, or 0.
+      step: from 0.
+      output: PNG file to write, local or remote.
+
+    Raises:
+      SeamlineError: a value, file or folder that only the user can mend.
+    """
+    if run_dir:
+        tf_files.check(run_dir)
+        identity = runs.read_config(run_dir)["identity"]
+        overrides = {**_recipe_values(identity), **_given(overrides)}
+        seed = identity["seed"] if seed is None else seed
+    recipe = recipes.resolve(recipe_name, overrides)
+    augment.find(recipe.augment)
+    records_dir, card = _records(run_dir, data)
+    stream = inputs.build_stream(
+        examples.streamed(
+            dataset.stage(records_dir, stage_dir),
+            card,
+            "train",
+            image_size=recipe.image_size,
+        ),
+        card,
+        policy=recipe.augment,
+        repeat_threshold=recipe.repeat_threshold,
+        batch_size=recipe.batch_size,
+        seed=seed or 0,
+        limits=limits.settle(),
+    )
+    title = _title(step, recipe.steps_per_epoch or stream.steps)
+    note = f"augment {recipe.augment} · batch {recipe.batch_size} · seed {seed or 0}"
+    picture = _draw(stream, step, card, title=title, note=note)
+    storage.write_bytes(output, picture)
+    log.info("%s: %s", title, output)
+
+
+def _recipe_values(identity: dict[str, Any]) -> dict[str, Any]:
+    return {knob.name: identity[knob.name] for knob in dataclasses.fields(Recipe)}
+
+
+def _given(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if value is not None}
+
+
+def _records(run_dir: str | None, data: dict[str, Any]) -> tuple[str, Card]:
+    if run_dir and not data["records_dir"]:
+        records_dir = runs.read_config(run_dir)["records_dir"]
+        return records_dir, read_card(records_dir)
+    prepared = dataset.prepare(**data)
+    assert prepared.card is not None, "one host alone always seals"
+    return prepared.records_dir, prepared.card
+
+
+def _title(step: int, steps: int) -> str:
+    return (
+        f"Step {step:,} · epoch {step // steps + 1:,}, {step % steps + 1} of {steps:,}"
+    )
+
+
+def _draw(stream: Stream, step: int, card: Card, *, title: str, note: str) -> bytes:
+    numbers, copies = stream.where(step)
+    with stream.examples.explained():
+        [(images, masks)] = stream.batches(step, step + 1).as_numpy_iterator()
+    return batch_sheet(
+        images,
+        masks,
+        [stream.examples.ids[number] for number in numbers],
+        copies.tolist(),
+        card.label_names,
+        title=title,
+        note=note,
+    )
