@@ -1,9 +1,10 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_command
+from tests.conftest import SMALL, run_command
 from trainer.benchmarks import memory
 
 HOG = """
@@ -34,7 +35,29 @@ def test_a_conversion_is_measured_beside_its_floor(drawn: Path, tmp_path: Path) 
     assert ratio["unit"] == ""
     assert 100 < rows["convert.peak_memory_mb"]["value"] < 4000
     assert "140 pairs" in rows["convert.peak_memory_tenfold_mb"]["detail"]
-    assert "convert.vs_decode_floor: " in done.stdout
+    assert re.search(r"^convert.vs_decode_floor +\d", done.stdout, re.MULTILINE)
+
+
+def test_the_input_and_what_a_step_waits_for_it_are_measured(
+    records_dir: Path, tmp_path: Path
+) -> None:
+    arguments = (f"--records_dir={records_dir}", "--repeats=1", "--json=b.json")
+    done = run_command(
+        "trainer.benchmark", "--what=input", *arguments, *SMALL, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "b.json").read_text())
+    rows = {row["name"]: row["value"] for row in content["measurements"]}
+    for place in ("memory", "streamed"):
+        for station in ("fetch", "fetch_augment", "plain", "everything"):
+            assert rows[f"input.{place}.{station}"] > 0
+    core = rows["input.images_per_second_per_core"]
+    assert core < rows["input.memory_copy"] * 2
+    assert rows["input.augmented_vs_plain"] > 0
+    assert 0 <= rows["train.input_wait_fraction"] <= 1
+    assert rows["train.real_vs_cached"] > 0
+    profile = [name for name in rows if name.startswith("input.profile.")]
+    assert len(profile) == 5
 
 
 def test_peak_memory_counts_the_processes_that_a_command_starts(

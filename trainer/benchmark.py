@@ -1,6 +1,8 @@
 """Benchmark: how fast the parts of Seamline are on this machine, as ratios of one run.
 
 python -m trainer.benchmark --what=convert --dataset=/data/clothing-co-parsing
+python -m trainer.benchmark --what=input --batch_size=64 --json=input.json
+python -m trainer.benchmark --what=train --encoder=mobilenetv2
 """
 
 from __future__ import annotations
@@ -8,36 +10,44 @@ from __future__ import annotations
 from absl import flags
 
 from trainer import flags as shared
+from trainer import recipes
 
 shared.define_records_flags()
+shared.define_recipe_flags()
+shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
 
+_PARTS = ("convert", "input", "train")
 _WHAT = flags.DEFINE_enum(
     "what",
     "all",
-    ["convert", "all"],
-    "what to measure; convert: conversion beside reading photos and masks alone",
+    [*_PARTS, "all"],
+    "what to measure; convert: conversion beside reading photos and masks alone; "
+    "train: training steps on real input beside steps on one batch repeated; input: "
+    "decoding and augmentation beside a bare warp, and then what train measures",
 )
 _JSON = flags.DEFINE_string("json", None, "file for the measurements (default: none)")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "how often each is run, in turns; medians count", lower_bound=1
 )
+_SEED = flags.DEFINE_integer("seed", 0, "seed of weights, order and augmentation", 0)
 
 
 def main(argv: list[str]) -> None:
     """Flags, then one call."""
     shared.refuse_positional(argv)
+    recipe = recipes.resolve(flags.FLAGS.recipe, shared.recipe_overrides())
     with shared.quiet_imports():
-        from trainer.benchmarks import conversion, measurements
-    records = shared.records_arguments()
-    measured = conversion.measure(
-        dataset=records["dataset"],
-        layout=records["layout"],
-        record_size=records["record_size"],
-        worker_count=records["workers"],
+        from trainer.benchmarks import suite
+    suite.run(
+        _PARTS if _WHAT.value == "all" else [_WHAT.value],
+        recipe=recipe,
+        data=shared.records_arguments(),
+        input_limits=shared.input_arguments(),
+        seed=_SEED.value,
         repeats=_REPEATS.value,
+        path=_JSON.value,
     )
-    measurements.publish(measured, path=_JSON.value)
 
 
 if __name__ == "__main__":

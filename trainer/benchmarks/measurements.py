@@ -6,15 +6,12 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import logging
 import platform
 from collections.abc import Sequence
 from typing import Any
 
 import trainer
 from trainer import machine, storage
-
-log = logging.getLogger("seamline")
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "opencv-python-headless")
 
@@ -37,10 +34,9 @@ class Measurement:
 
 
 def publish(measured: Sequence[Measurement], *, path: str | None) -> None:
-    """Prints measurements and writes them to a JSON file, if one is named."""
-    for row in measured:
-        unit = f" {row.unit}" if row.unit else ""
-        log.info("%s: %.3f%s (%s)", row.name, row.value, unit, row.detail)
+    """Prints measurements as a table and writes a JSON file, if one is named."""
+    for line in table(measured):
+        print(line, flush=True)
     if path is None:
         return
     content = {
@@ -54,6 +50,19 @@ def publish(measured: Sequence[Measurement], *, path: str | None) -> None:
         "measurements": [dataclasses.asdict(row) for row in measured],
     }
     storage.write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def table(measured: Sequence[Measurement]) -> list[str]:
+    """One line a measurement: name, value, unit, how it came about."""
+    cells = [(row.name, _number(row.value), row.unit, row.detail) for row in measured]
+    name, value, unit = (
+        max((len(cell[column]) for cell in cells), default=0) for column in range(3)
+    )
+    return [f"{a:<{name}}  {b:>{value}} {c:<{unit}}  {d}" for a, b, c, d in cells]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.3f}"
 
 
 def describe_machine() -> dict[str, Any]:
