@@ -87,6 +87,7 @@ def joined(stream: Stream, start: int, stop: int, workers: int, local: int) -> l
     late=st.integers(0, 4),
     seed=st.integers(0, 2**32 - 1),
     policy=st.sampled_from(["none", "random", "tutorial"]),
+    repeat_threshold=st.sampled_from([0.0, 0.4]),
 )
 @settings(max_examples=30, deadline=None)
 def test_the_stream_is_the_same_however_it_is_made(
@@ -100,13 +101,19 @@ def test_the_stream_is_the_same_however_it_is_made(
     late: int,
     seed: int,
     policy: str,
+    repeat_threshold: float,
 ) -> None:
     """In memory on one device, against streamed on all, started later."""
     batch_size = rows * replicas * workers
     start = epoch * count // batch_size
     with tempfile.TemporaryDirectory() as name:
         card = dataset(Path(name), count, shards=shards)
-        plain = {"policy": policy, "batch_size": batch_size, "seed": seed}
+        plain = {
+            "policy": policy,
+            "batch_size": batch_size,
+            "seed": seed,
+            "repeat_threshold": repeat_threshold,
+        }
         held = stream_of(opened(Path(name), card), card, **plain)
         use = Limits(input_memory_mb=1, input_threads=calls, prefetch=1)
         read = examples.streamed(name, card, "train", image_size=numbered.SIDE)
