@@ -115,7 +115,7 @@ def test_the_stream_is_the_same_however_it_is_made(
             "repeat_threshold": repeat_threshold,
         }
         held = stream_of(opened(Path(name), card), card, **plain)
-        use = Limits(input_memory_mb=1, input_threads=calls, prefetch=1)
+        use = Limits(input_memory_mb=64, input_threads=calls, prefetch=1)
         read = examples.streamed(name, card, "train", image_size=numbered.SIDE)
         streamed = stream_of(read, card, **plain, limits=use)
         whole = batches(held, start, start + 5)

@@ -59,16 +59,13 @@ class Order:
           int64 `[B]` in 0..count-1 and int64 `[B]` in 0..copies-1.
         """
         turn, offset = position // self.length, position % self.length
-        seeds = tf.stack(
-            [tf.fill(tf.shape(turn), tf.cast(self._seed, tf.int64)), turn, turn * 0],
-            axis=1,
-        )
         # The public wrapper takes one seed for all positions; the op one for each.
         shuffled = tf.raw_ops.RandomIndexShuffle(
             index=offset,
-            seed=seeds,
+            seed=_keys(self._seed, turn),
             max_index=tf.cast(self.length - 1, tf.int64),
-            rounds=4,
+            # What TensorFlow's random_index_shuffle.h recommends.
+            rounds=8,
         )
         return self._example(shuffled % self._slots, turn), shuffled // self._slots
 
@@ -84,6 +81,39 @@ class Order:
         shift = (turn + self._seed) % _UNIT * _GOLDEN % _UNIT
         point = slot * _UNIT + shift
         return tf.searchsorted(self._bounds, point, side="right", out_type=tf.int64)
+
+
+def _keys(seed: int, turn: tf.Tensor) -> tf.Tensor:
+    """Keys of the cipher for passes, int32 `[B, 3]` of int64 `[B]`.
+
+    The cipher takes its key as it is, and seeds and passes are small numbers: with few
+    bits set it leaves most examples in their place. So their bits are mixed first, by
+    SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+    """
+    state = tf.cast(turn, tf.uint64) + tf.constant(_mixed(seed), tf.uint64)
+    words = [_mix(state * 2 + tf.constant(part, tf.uint64)) for part in (0, 1)]
+    low, high = (tf.bitwise.right_shift(x, _u64(32)) for x in words)
+    third = tf.bitwise.bitwise_and(words[0], _u64(0xFFFFFFFF))
+    return tf.cast(tf.stack([low, high, third], axis=1), tf.int64)
+
+
+def _u64(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.uint64)
+
+
+def _mix(state: tf.Tensor) -> tf.Tensor:
+    state *= _u64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = tf.bitwise.bitwise_xor(
+            state, tf.bitwise.right_shift(state, _u64(shift))
+        )
+        state *= _u64(factor)
+    return tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, _u64(31)))
+
+
+def _mixed(seed: int) -> int:
+    """One number of 64 bits for a seed, so that seeds are not passes of each other."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
 
 
 def repeat_factors(label_sets: np.ndarray, threshold: float) -> np.ndarray:
