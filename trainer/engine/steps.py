@@ -88,7 +88,8 @@ def compile_training(job: Job) -> Callable:
     def run_steps(
         iterator: Iterator, count: tf.Tensor, first: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        loss_sum, wait = tf.constant(0.0), tf.constant(0.0, tf.float64)
+        # In float64 the sum of an epoch does not depend on how many steps a call has.
+        loss_sum, wait = tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64)
         right = labelled = tf.constant(0, tf.int64)
         bad = tf.constant(-1)
         for index in tf.range(count):
@@ -102,7 +103,7 @@ def compile_training(job: Job) -> Callable:
             loss, hits, pixels = (
                 strategy.experimental_local_results(value)[0] for value in outputs
             )
-            loss_sum += loss
+            loss_sum += tf.cast(loss, tf.float64)
             right, labelled = right + hits, labelled + pixels
             if bad < 0 and not tf.math.is_finite(loss):
                 bad = first + index
