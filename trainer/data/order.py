@@ -84,7 +84,7 @@ class Order:
 
 
 def _keys(seed: int, turn: tf.Tensor) -> tf.Tensor:
-    """Keys of the cipher for passes, int32 `[B, 3]` of int64 `[B]`.
+    """Keys of the cipher for passes: int64 `[B]` -> int64 `[B, 3]` of 32 bits each.
 
     The cipher takes its key as it is, and seeds and passes are small numbers: with few
     bits set it leaves most examples in their place. So their bits are mixed first, by
