@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import numbered
-from trainer import limits, storage
+from trainer import storage
 from trainer.data import card as cards
 from trainer.data import examples, images, inputs, records
 from trainer.data.card import Card
@@ -305,28 +306,30 @@ def test_a_record_that_holds_no_picture_is_named_too(
         opened(tmp_path, card)
 
 
-def test_memory_bounds_how_many_batches_are_made_at_once() -> None:
-    use = Limits(input_memory_mb=100, input_threads=16, prefetch=2)
-    large = 64 * 128**2
-    assert inputs.parallel_calls(1024, use) == 16
-    # 25 MB for batches: 2 wait at 13 bytes a pixel, none is left over to make many.
-    assert inputs.parallel_calls(large, use) == 1
-    roomy = Limits(input_memory_mb=1000, input_threads=16, prefetch=2)
-    assert inputs.parallel_calls(large, roomy) == 6
-
-
-def test_limits_come_from_the_container_unless_they_are_given(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_photo_and_a_mask_of_different_sizes_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits.machine, "memory_limit", lambda: 3 << 30)
-    monkeypatch.setattr(limits.machine, "cpu_limit", lambda: 5)
-    caplog.set_level(logging.INFO, "seamline")
-    found = limits.settle()
-    assert (found.input_memory_mb, found.input_threads, found.prefetch) == (768, 5, 2)
-    assert "768 MB (1/4 of the memory), 5 threads (processors)" in caplog.text
-    given = limits.settle(input_memory_mb=10, input_threads=3, prefetch=7)
-    assert given == Limits(input_memory_mb=10, input_threads=3, prefetch=7)
-    assert "10 MB (--input_memory_mb), 3 threads (--input_threads)" in caplog.text
+    other = images.encode_mask(np.zeros((9, 7), np.uint8))
+    pair = (numbered.encoded(0).image, other)
+    monkeypatch.setattr(numbered, "_pictures", lambda label: pair)
+    card = dataset(tmp_path, 3)
+    problem = r"record 0 \('0000'\): a photo of 32x32 pixels, but a mask of 7x9; conv"
+    with pytest.raises(SeamlineError, match=problem):
+        opened(tmp_path, card)
+
+
+def test_batches_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    """So that a run goes on after an upgrade; new order, new card format."""
+    card = dataset(tmp_path, 50)
+    stream = stream_of(opened(tmp_path, card), card, policy="random", seed=3)
+    found = hashlib.sha256()
+    for step in (0, 1, 12, 10**6):
+        for numbers in stream.where(step):
+            found.update(numbers.astype("<i8").tobytes())
+        first = tf.constant(step * stream.batch_size, tf.int64)
+        drawn = inputs.amounts(first, stream.batch_size, 13, seed=3)
+        found.update(drawn.numpy().astype("<f4").tobytes())
+    assert found.hexdigest()[:16] == "0dab99b5d646e471"
 
 
 def test_random_numbers_belong_to_the_position() -> None:

@@ -7,11 +7,13 @@ import logging
 from typing import Any
 
 from trainer import machine
+from trainer.errors import SeamlineError
 
 log = logging.getLogger("seamline")
 
 _SHARE = 4
 _AHEAD = 2
+_MOST = 1024
 
 
 def _knob(text: str) -> Any:
@@ -37,12 +39,30 @@ class Limits:
         """Bytes."""
         return self.input_memory_mb << 20
 
+    def left(self, held: int, parts: int = 1) -> Limits:
+        """What remains for each of `parts` pipelines beside `held` bytes."""
+        free = max(self.memory - held, 0) // parts
+        return dataclasses.replace(self, input_memory_mb=free >> 20)
+
 
 def settle(
     *, input_memory_mb: int = 0, input_threads: int = 0, prefetch: int = 0
 ) -> Limits:
-    """Limits as given, or else by what this process may use; says so and why."""
-    share = machine.memory_limit() // _SHARE >> 20
+    """Limits as given, or else by what this process may use; says so and why.
+
+    Raises:
+      SeamlineError: more than there is.
+    """
+    allowed = machine.memory_limit() >> 20
+    if input_memory_mb > allowed:
+        raise SeamlineError(
+            f"--input_memory_mb={input_memory_mb}: this process may use {allowed} MB "
+            f"({machine.memory_source()}); give less"
+        )
+    for name, value in (("input_threads", input_threads), ("prefetch", prefetch)):
+        if value > _MOST:
+            raise SeamlineError(f"--{name}={value}: give at most {_MOST}")
+    share = allowed // _SHARE
     limits = Limits(
         input_memory_mb=input_memory_mb or max(share, 1),
         input_threads=input_threads or machine.cpu_limit(),
@@ -58,7 +78,7 @@ def settle(
         limits.input_threads,
         threads,
         limits.prefetch,
-        machine.memory_limit() >> 20,
+        allowed,
         machine.memory_source(),
         machine.cpu_limit(),
         machine.cpu_source(),

@@ -140,7 +140,8 @@ def open_input(
         repeat_threshold=recipe.repeat_threshold,
         batch_size=recipe.batch_size,
         seed=seed,
-        limits=use,
+        # Training and validation have a pipeline each.
+        limits=use.left(val.held + train.held, parts=2),
     )
     return stream, val
 

@@ -25,6 +25,9 @@ class Policy:
     Attributes:
       copies: how many times a pass holds each example.
       amounts: random numbers in [0, 1) that an example needs; 0: none.
+      pixel_bytes: memory while a batch is made, for each of its pixels: uint8 as
+        fetched and as moved, float32 as coloured, twice each between NumPy and
+        TensorFlow. Measured, and rounded up.
       apply: (images uint8 `[B, H, W, 3]`, masks uint8 `[B, H, W]`, copies int64 `[B]`
         in 0..copies-1, amounts float32 `[B, amounts]`) -> (images float32
         `[B, H, W, 3]` in 0..255, masks uint8 `[B, H, W]`), eagerly or in a map of
@@ -33,6 +36,7 @@ class Policy:
 
     copies: int
     amounts: int
+    pixel_bytes: int
     apply: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], Pair]
 
 
@@ -138,8 +142,8 @@ def _random(strengths: Mapping[str, float]) -> Policy:
             tf.ensure_shape(moved, masks.shape),
         )
 
-    return Policy(1, random_ops.AMOUNTS, apply)
+    return Policy(1, random_ops.AMOUNTS, 36, apply)
 
 
-_NONE = Policy(1, 0, _plain)
-_TUTORIAL = Policy(len(TUTORIAL_OPS), 0, _tutorial)
+_NONE = Policy(1, 0, 36, _plain)
+_TUTORIAL = Policy(len(TUTORIAL_OPS), 0, 80, _tutorial)

@@ -24,6 +24,7 @@ from trainer.data.images import (
     resize_mask,
 )
 from trainer.data.reader import Reader
+from trainer.data.records import Record
 from trainer.limits import Limits
 
 log = logging.getLogger("seamline")
@@ -32,8 +33,12 @@ Arrays = tuple[np.ndarray, np.ndarray]
 """uint8 images `[N, S, S, 3]` RGB and uint8 masks `[N, S, S]`."""
 
 _CHUNK = 16
-EXAMPLES_SHARE = 0.75
-"""Of the input's memory; the rest is for batches."""
+_EXAMPLES_SHARE = 0.75
+"""Of the input's memory, at most; the rest is for batches."""
+_HELD = 4
+"""Bytes a pixel of an image and its mask."""
+_DECODING = 10
+"""Bytes a stored pixel while a record is decoded: image, a copy of it, mask, spare."""
 
 
 class Examples:
@@ -42,6 +47,9 @@ class Examples:
     Attributes:
       ids: names of the N examples.
       image_size: S.
+      held: bytes of memory that they take all the time.
+      working_memory: number B of examples -> bytes that `fetch` of so many takes,
+        besides what it returns.
     """
 
     def __init__(
@@ -49,9 +57,15 @@ class Examples:
         ids: Sequence[str],
         image_size: int,
         fetch: Callable[[np.ndarray], Arrays],
+        *,
+        held: int = 0,
+        working_memory: Callable[[int], int] = lambda count: 0,
     ) -> None:
         """Takes `fetch`: int64 `[B]` numbers -> `Arrays` of those B examples."""
+        # Batches are made in parallel already.
+        cv2.setNumThreads(1)
         self.ids, self.image_size = ids, image_size
+        self.held, self.working_memory = held, working_memory
         self._fetch = fetch
         self._failure: Exception | None = None
 
@@ -96,7 +110,10 @@ class Examples:
 def in_memory(ids: Sequence[str], images: np.ndarray, masks: np.ndarray) -> Examples:
     """Examples that lie in two arrays, as `Arrays`."""
     return Examples(
-        ids, images.shape[1], lambda numbers: (images[numbers], masks[numbers])
+        ids,
+        images.shape[1],
+        lambda numbers: (images[numbers], masks[numbers]),
+        held=images.nbytes + masks.nbytes,
     )
 
 
@@ -108,16 +125,44 @@ def streamed(records_dir: str, card: Card, split: str, *, image_size: int) -> Ex
         count = len(numbers)
         images = np.empty((count, image_size, image_size, 3), np.uint8)
         masks = np.empty((count, image_size, image_size), np.uint8)
-        for row, record in enumerate(reader.read(numbers)):
+        for row, record in enumerate(reader.stream(numbers)):
             try:
-                image, mask = decode_image(record.image), decode_mask(record.mask)
+                image, mask = _decode(record)
             except ValueError as error:
                 raise reader.damaged(int(numbers[row]), str(error)) from error
             images[row] = resize_image(image, image_size, image_size)
             masks[row] = resize_mask(mask, image_size, image_size)
         return images, masks
 
-    return Examples(card.splits[split]["ids"], image_size, fetch)
+    decoding = _DECODING * _largest_photo(card)
+    return Examples(
+        card.splits[split]["ids"],
+        image_size,
+        fetch,
+        working_memory=lambda count: reader.working_memory(count) + decoding,
+    )
+
+
+def _decode(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    image, mask = decode_image(record.image), decode_mask(record.mask)
+    if image.shape[:2] != mask.shape:
+        height, width = image.shape[:2]
+        raise ValueError(
+            f"a photo of {width}x{height} pixels, but a mask of "
+            f"{mask.shape[1]}x{mask.shape[0]}"
+        )
+    return image, mask
+
+
+def _largest_photo(card: Card) -> int:
+    """Pixels of the largest photo as it is stored."""
+    most = 0.0
+    for text in card.sizes:
+        height, width = map(int, text.split("x"))
+        side = min(height, width)
+        shrunk = min(1, card.record_size / side) if card.record_size else 1
+        most = max(most, height * width * shrunk**2)
+    return round(most)
 
 
 def open_splits(
@@ -139,13 +184,11 @@ def open_splits(
     Raises:
       SeamlineError: a damaged shard; names it and the record.
     """
-    # Batches are made in parallel already.
-    cv2.setNumThreads(1)
-    free = int(limits.memory * EXAMPLES_SHARE)
+    free = int(limits.memory * _EXAMPLES_SHARE)
     opened = []
     for split in splits:
         found = streamed(records_dir, card, split, image_size=image_size)
-        needed = len(found) * image_size**2 * 4
+        needed = len(found) * image_size**2 * _HELD
         held = needed <= free
         log.info(
             "Input: %d %s examples at %d², %d MB: %s",
@@ -157,13 +200,17 @@ def open_splits(
         )
         if held:
             free -= needed
-            found = _load(found, split, limits.input_threads)
+            found = _load(found, split, limits)
         opened.append(found)
     return opened
 
 
-def _load(examples: Examples, split: str, threads: int) -> Examples:
+def _load(examples: Examples, split: str, limits: Limits) -> Examples:
     """Reads all of a split into memory."""
+    chunk_bytes = _CHUNK * examples.image_size**2 * _HELD
+    a_thread = chunk_bytes + examples.working_memory(_CHUNK)
+    free = int(limits.memory * (1 - _EXAMPLES_SHARE))
+    threads = max(1, min(free // a_thread, limits.input_threads))
     count, size = len(examples), examples.image_size
     images = np.empty((count, size, size, 3), np.uint8)
     masks = np.empty((count, size, size), np.uint8)

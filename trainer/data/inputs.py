@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from trainer.data import augment
 from trainer.data.card import Card
-from trainer.data.examples import EXAMPLES_SHARE, Examples
+from trainer.data.examples import Examples
 from trainer.data.order import Order, repeat_factors
 from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
@@ -27,9 +27,8 @@ log = logging.getLogger("seamline")
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
-# Bytes a pixel: while a batch is made (uint8 as fetched and as moved, float32 as
-# coloured, twice each between NumPy and TensorFlow), and of one that waits.
-_MAKING, _WAITING = 34, 13
+_WAITING = 13
+"""Bytes a pixel of a batch that waits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +44,14 @@ class Share:
     pieces: int = 1
     first: int = 0
     local: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Bytes of memory of a batch: while it is made, and while it waits."""
+
+    making: int
+    waiting: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,8 @@ class Stream:
             drawn = amounts(first, rows, self.policy.amounts, seed=self.seed)
             return self.policy.apply(images, masks, copies, drawn)
 
-        pixels = rows * self.examples.image_size**2
-        return _pipeline(batch, start, stop, pixels, self.limits, share)
+        reckoned = cost(self.examples, rows, self.policy)
+        return _pipeline(batch, start, stop, reckoned, self.limits, share)
 
     @property
     def steps(self) -> int:
@@ -184,8 +191,8 @@ def ordered_batches(
         return tf.cast(images, tf.float32), tf.where(there, masks, ignored)
 
     steps = -(-count // batch_size)
-    pixels = rows * examples.image_size**2
-    return _pipeline(batch, 0, steps, pixels, limits, share)
+    reckoned = cost(examples, rows, augment.find("none"))
+    return _pipeline(batch, 0, steps, reckoned, limits, share)
 
 
 def check_batch_size(batch_size: int, pieces: int) -> None:
@@ -211,7 +218,7 @@ def _pipeline(
     batch: Callable[[tf.Tensor, tf.Tensor], Pair],
     start: int,
     stop: int,
-    pixels: int,
+    reckoned: Cost,
     limits: Limits,
     share: Share,
 ) -> tf.data.Dataset:
@@ -219,7 +226,7 @@ def _pipeline(
     slots = tf.data.Dataset.range(start * local, stop * local)
     dataset = slots.map(
         lambda slot: batch(slot // local, first + slot % local),
-        num_parallel_calls=parallel_calls(pixels, limits, local),
+        num_parallel_calls=parallel_calls(reckoned, limits, local),
         deterministic=True,
     )
     options = tf.data.Options()
@@ -233,14 +240,32 @@ def _pipeline(
     return dataset.prefetch(limits.prefetch * local).with_options(options)
 
 
-def parallel_calls(pixels: int, limits: Limits, local: int = 1) -> int:
-    """How many batches of so many pixels may be made at once: one at least.
+def parallel_calls(reckoned: Cost, limits: Limits, local: int = 1) -> int:
+    """How many batches may be made at once: one at least. Says so if memory is short.
 
     Args:
-      pixels: of a replica's part of a batch.
+      reckoned: of a replica's part of a batch.
       limits: memory and threads.
       local: replicas of this process.
     """
-    memory = limits.memory * (1 - EXAMPLES_SHARE)
-    free = memory - limits.prefetch * local * pixels * _WAITING
-    return max(1, min(int(free / (pixels * _MAKING)), limits.input_threads))
+    ahead = limits.prefetch * local * reckoned.waiting
+    affordable = (limits.memory - ahead) // reckoned.making
+    calls = max(1, min(affordable, limits.input_threads))
+    if calls < limits.input_threads or affordable < 1:
+        log.info(
+            "Input: %d batches at a time, not %d: each takes %d MB, those made ahead "
+            "%d MB of %d MB; --input_memory_mb gives more",
+            calls,
+            limits.input_threads,
+            *(size >> 20 for size in (reckoned.making, ahead, limits.memory)),
+        )
+    return calls
+
+
+def cost(examples: Examples, rows: int, policy: augment.Policy) -> Cost:
+    """What a batch, or a replica's part of it, of so many rows takes."""
+    pixels = rows * examples.image_size**2
+    return Cost(
+        making=pixels * policy.pixel_bytes + examples.working_memory(rows),
+        waiting=pixels * _WAITING,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import google_crc32c
 import numpy as np
@@ -23,6 +23,9 @@ from trainer.errors import SeamlineError
 
 _MOST_AT_ONCE = 16 << 20
 """Bytes of neighbours that are read as one range; more go in several."""
+_GROUP_BYTES = 8 << 20
+_COPIES = 4
+"""Of the bytes read: as read, cut out, parsed, and what the allocator keeps."""
 _THREADS = 16
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")
 
@@ -92,6 +95,28 @@ class Reader:
         found = [record for part in read for record in part]
         by_position = dict(zip(wanted.tolist(), found, strict=True))
         return [by_position[position] for position in asked.tolist()]
+
+    def stream(self, indices: Sequence[int] | np.ndarray) -> Iterator[Record]:
+        """`read`, but so that few records at a time take memory: see `working_memory`.
+
+        Raises:
+          As `read`, when it comes to the record.
+        """
+        asked = np.asarray(indices, np.int64)
+        group, size = [], 0
+        for position in asked.tolist():
+            length = int(self._lengths[position])
+            if group and size + length > _GROUP_BYTES:
+                yield from self.read(group)
+                group, size = [], 0
+            group.append(position)
+            size += length
+        yield from self.read(group)
+
+    def working_memory(self, count: int) -> int:
+        """Bytes that `stream` takes at most for `count` records."""
+        largest = int(self._lengths.max(initial=0))
+        return _COPIES * max(largest, min(_GROUP_BYTES, count * largest))
 
     def damaged(self, position: int, what: str) -> SeamlineError:
         """What to raise for a record that is not sound: its shard, number and id."""
