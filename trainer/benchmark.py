@@ -39,15 +39,16 @@ def main(argv: list[str]) -> None:
     recipe = recipes.resolve(flags.FLAGS.recipe, shared.recipe_overrides())
     with shared.quiet_imports():
         from trainer.benchmarks import suite
-    suite.run(
-        _PARTS if _WHAT.value == "all" else [_WHAT.value],
+        from trainer.benchmarks.settings import Settings
+    settings = Settings(
         recipe=recipe,
         data=shared.records_arguments(),
         input_limits=shared.input_arguments(),
         seed=_SEED.value,
         repeats=_REPEATS.value,
-        path=_JSON.value,
     )
+    parts = _PARTS if _WHAT.value == "all" else [_WHAT.value]
+    suite.run(parts, settings, path=_JSON.value)
 
 
 if __name__ == "__main__":

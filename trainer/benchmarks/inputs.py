@@ -12,7 +12,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,12 +20,12 @@ from trainer import dataset, limits, storage
 from trainer.benchmarks import rates
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.rates import Rate
+from trainer.benchmarks.settings import Settings
 from trainer.data import augment, examples, inputs
 from trainer.data.card import Card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
 from trainer.limits import Limits
-from trainer.recipes import Recipe
 
 _SECONDS = 1.0
 _LATE = 10**6
@@ -38,30 +37,18 @@ _GROUPS = {
 }
 
 
-def measure(
-    *,
-    recipe: Recipe,
-    data: dict[str, Any],
-    input_limits: dict[str, int],
-    seed: int,
-    repeats: int,
-) -> list[Measurement]:
+def measure(settings: Settings) -> list[Measurement]:
     """Measures the training input of a recipe.
 
-    Args:
-      recipe: image size, batch size and augmentation.
-      data: keyword arguments of `dataset.prepare`; with records on `gs://` reading them
-        there is measured too, beside a local copy.
-      input_limits: keyword arguments of `limits.settle`.
-      seed: of order and augmentation.
-      repeats: how often what is compared is measured, in turns.
+    With records on `gs://` reading them there is measured too, beside a local copy.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
+    recipe = settings.recipe
     augment.find(recipe.augment)
-    use = limits.settle(**input_limits)
-    prepared = dataset.prepare(**data)
+    use = limits.settle(**settings.input_limits)
+    prepared = dataset.prepare(**settings.data)
     card = prepared.card
     assert card is not None, "one host alone always seals"
 
@@ -72,7 +59,7 @@ def measure(
             policy=policy,
             repeat_threshold=recipe.repeat_threshold,
             batch_size=recipe.batch_size,
-            seed=seed,
+            seed=settings.seed,
             limits=use,
         )
 
@@ -86,8 +73,8 @@ def measure(
         held = _held(places["streamed"], card, recipe.image_size, use)
     plain, full = stream(held, "none"), stream(held)
     rows += _road("memory", plain, full, recipe.augment)
-    rows += _beside_floors(full, repeats)
-    rows += _starts(full, repeats)
+    rows += _beside_floors(full, settings.repeats)
+    rows += _starts(full, settings.repeats)
     return [*rows, *_profile(held, stream, recipe.augment)]
 
 

@@ -6,53 +6,40 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import tensorflow as tf
 
 from trainer import dataset, pipeline
 from trainer.benchmarks.measurements import Measurement
+from trainer.benchmarks.settings import Settings
 from trainer.engine.steps import Job, compile_training, training_iterator
 from trainer.engine.strategy import build_strategy
-from trainer.recipes import Recipe
 
 _STEPS = 20
 
 
-def measure(
-    *,
-    recipe: Recipe,
-    data: dict[str, Any],
-    input_limits: dict[str, int],
-    seed: int,
-    repeats: int,
-) -> list[Measurement]:
+def measure(settings: Settings) -> list[Measurement]:
     """Measures what the input costs a training.
-
-    Args:
-      recipe: what is trained.
-      data: keyword arguments of `dataset.prepare`.
-      input_limits: keyword arguments of `limits.settle`.
-      seed: of weights, order and augmentation.
-      repeats: how often `_STEPS` steps of both are measured, in turns.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
-    recipe, _ = pipeline.settle(recipe)
+    recipe, _ = pipeline.settle(settings.recipe)
+    seed = settings.seed
     devices = build_strategy("auto")
-    prepared = dataset.prepare(**data)
+    prepared = dataset.prepare(**settings.data)
     card = prepared.card
     assert card is not None, "one host alone always seals"
     stream, val = pipeline.open_input(
-        recipe, prepared.records_dir, card, seed, input_limits
+        recipe, prepared.records_dir, card, seed, settings.input_limits
     )
     spec = pipeline.build_spec(recipe, card, "float32")
     with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
         job = pipeline.build_job(
             run_dir, spec, recipe, card, seed, devices, stream, val
         )
-        return _compare(job, repeats, f"{recipe.encoder}, {recipe.encoder_training}")
+        model = f"{recipe.encoder}, {recipe.encoder_training}"
+        return _compare(job, settings.repeats, model)
 
 
 def _compare(job: Job, repeats: int, model: str) -> list[Measurement]:

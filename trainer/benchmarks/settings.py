@@ -1,0 +1,27 @@
+"""What is measured, and how often."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from trainer.recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all measurements of one call share.
+
+    Attributes:
+      recipe: image size, batch size, augmentation and model.
+      data: keyword arguments of `dataset.prepare`.
+      input_limits: keyword arguments of `limits.settle`.
+      seed: of weights, order and augmentation.
+      repeats: how often what is compared is measured, in turns.
+    """
+
+    recipe: Recipe
+    data: dict[str, Any]
+    input_limits: dict[str, int]
+    seed: int
+    repeats: int
