@@ -46,6 +46,10 @@ def test_the_input_and_what_a_step_waits_for_it_are_measured(
         "trainer.benchmark", "--what=input", *arguments, *SMALL, cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    # The devices come first, and once: later TensorFlow's threads cannot be fitted.
+    said = re.findall(r"^[\d:]+ (Devices|Input):", done.stdout, re.MULTILINE)
+    assert said[0] == "Devices"
+    assert said.count("Devices") == 1
     content = json.loads((tmp_path / "b.json").read_text())
     rows = {row["name"]: row["value"] for row in content["measurements"]}
     for place in ("memory", "streamed"):

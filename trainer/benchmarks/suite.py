@@ -20,6 +20,13 @@ def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
       SeamlineError: a value, file or folder that only the user can mend.
     """
     measured: list[Measurement] = []
+    devices = None
+    if "input" in parts or "train" in parts:
+        from trainer.engine.strategy import build_strategy
+
+        # First of all: TensorFlow's first op starts its threads, and only before can
+        # they be fitted to the processors of a container.
+        devices = build_strategy("auto")
     if "convert" in parts:
         from trainer.benchmarks import conversion
 
@@ -34,8 +41,8 @@ def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
         from trainer.benchmarks import inputs
 
         measured += inputs.measure(settings)
-    if "input" in parts or "train" in parts:
+    if devices is not None:
         from trainer.benchmarks import training
 
-        measured += training.measure(settings)
+        measured += training.measure(settings, devices)
     publish(measured, path=path)

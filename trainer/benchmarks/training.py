@@ -13,20 +13,18 @@ from trainer import dataset, pipeline
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
 from trainer.engine.steps import Job, compile_training, training_iterator
-from trainer.engine.strategy import build_strategy
 
 _STEPS = 20
 
 
-def measure(settings: Settings) -> list[Measurement]:
-    """Measures what the input costs a training.
+def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measurement]:
+    """Measures what the input costs a training on some devices.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
     recipe, _ = pipeline.settle(settings.recipe)
     seed = settings.seed
-    devices = build_strategy("auto")
     prepared = dataset.prepare(**settings.data)
     card = prepared.card
     assert card is not None, "one host alone always seals"
