@@ -67,7 +67,7 @@ class Examples:
         self.ids, self.image_size = ids, image_size
         self.held, self.working_memory = held, working_memory
         self._fetch = fetch
-        self._failure: Exception | None = None
+        self._failures: dict[str, Exception] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,8 +87,8 @@ class Examples:
             try:
                 return self._fetch(numbers)
             except Exception as error:
-                # TensorFlow passes on the text of an exception alone.
-                self._failure = self._failure or error
+                # TensorFlow passes on the text of an exception alone, after its type.
+                self._failures[f"{type(error).__name__}: {error}"] = error
                 raise
 
         images, masks = numpy_function(fetch, [numbers], [tf.uint8, tf.uint8])
@@ -98,13 +98,18 @@ class Examples:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Raises what went wrong in `gather`, not what TensorFlow makes of it."""
+        """Raises what went wrong in `gather`, not what TensorFlow makes of it.
+
+        An error of TensorFlow that tells of none of these failures passes as it is.
+        """
         try:
             yield
         except tf.errors.OpError as error:
-            if self._failure is None:
-                raise
-            raise self._failure from error
+            # Batches are made in parallel: more than one may have failed by now.
+            for text in list(self._failures):
+                if text in error.message:
+                    raise self._failures.pop(text) from error
+            raise
 
 
 def in_memory(ids: Sequence[str], images: np.ndarray, masks: np.ndarray) -> Examples:
