@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.test_engine import make_job, one_device
 from trainer.data.examples import Arrays, Examples
+from trainer.engine import loop
 from trainer.errors import SeamlineError, Unavailable
 
 BLANK: Arrays = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32), np.uint8)
@@ -79,3 +82,11 @@ def test_a_failure_is_raised_once() -> None:
         raise told.value
     with pytest.raises(SeamlineError, match="record 1 "), found.explained():
         read(found, [1])
+
+
+def test_a_record_that_is_damaged_when_the_bad_batch_is_drawn_is_named(
+    tmp_path: Path,
+) -> None:
+    job = make_job(tmp_path / "run", one_device(), train=failing(damaged))
+    with pytest.raises(SeamlineError, match=r"train-00000: damaged at record \d "):
+        loop._refuse_bad_loss(job, 0)

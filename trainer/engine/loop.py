@@ -157,8 +157,8 @@ def _log_epoch(job: Job, row: dict[str, Any], board: tf.summary.SummaryWriter) -
 
 def _refuse_bad_loss(job: Job, step: int) -> None:
     """Stops a run whose loss is no number; saves a picture of the batch."""
-    batch = job.stream.batches(step, step + 1)
-    images, _ = next(batch.as_numpy_iterator())
+    with job.stream.examples.explained():
+        [(images, _)] = job.stream.batches(step, step + 1).as_numpy_iterator()
     strip = np.concatenate(list(np.clip(images, 0, 255).astype(np.uint8)), axis=1)
     path = storage.join(job.run_dir, "figures", "bad_batch.png")
     storage.make_folder(storage.join(job.run_dir, "figures"))
