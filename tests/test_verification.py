@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import run_command
 from trainer.data import card as cards
-from trainer.data import conversion, records, sources, verification
+from trainer.data import conversion, images, records, sources, verification
 from trainer.data.preparation import NEW_RECORDS
 from trainer.errors import SeamlineError
 
@@ -157,17 +157,27 @@ def test_a_card_with_other_numbers_of_examples_ids_and_labels_is_refused(
         cards.read_card(str(spoiled))
 
 
-def test_a_record_that_cannot_be_decoded_is_found_though_its_checksum_fits(
-    spoiled: Path,
+@pytest.mark.parametrize(
+    ("image", "label", "told"),
+    [
+        (b"no image", 0, "not an image"),
+        (None, 59, "a label that is no class"),
+        (None, 254, "a label that is no class"),
+    ],
+)
+def test_a_record_that_is_no_photo_and_its_mask_is_found_though_its_checksums_fit(
+    spoiled: Path, image: bytes | None, label: int, told: str
 ) -> None:
     card = cards.read_card(str(spoiled))
     row = card.splits["val"]["shards"][0]
     path = spoiled / row["name"]
     kept = list(records.read_shard(str(path)))
+    mask = images.decode_mask(kept[0].mask)
+    mask[0, 0] = label
     broken = [
         conversion.records.Encoded(
-            *(x.image_id, b"no image", x.mask, x.native_mask, x.height, x.width),
-            np.zeros(59),
+            *(x.image_id, image or x.image, images.encode_mask(mask), x.native_mask),
+            *(x.height, x.width, np.zeros(59)),
         )
         for x in kept
     ]
@@ -176,7 +186,7 @@ def test_a_record_that_cannot_be_decoded_is_found_though_its_checksum_fits(
     lengths = [len(records.serialize(x)) for x in broken]
     row.update(cards.digest(str(path)), lengths=lengths)
     rewrite_card(spoiled, {"splits": splits})
-    assert f"{path}: not an image" in problem(spoiled)
+    assert problem(spoiled) == f"{path}: {told}; convert again"
 
 
 def test_the_command_tells_the_examples_or_names_the_file(
