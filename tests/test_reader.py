@@ -165,6 +165,21 @@ def test_a_shard_without_examples_is_passed_over(spoiled: Path) -> None:
     assert read(range(7)) == oracle(spoiled)
 
 
+@pytest.mark.parametrize("what", ["no shards", "empty shards", "no split"])
+def test_a_card_without_examples_of_a_split_is_told(sharded: Path, what: str) -> None:
+    card = cards.read_card(str(sharded))
+    empty = {"name": "none", "examples": 0, "bytes": 0, "lengths": []}
+    rows = [empty] * 2 if what == "empty shards" else []
+    card.splits["val"] = {"examples": 0, "ids": [], "labels": [], "shards": rows}
+    if what == "no split":
+        del card.splits["val"]
+    with pytest.raises(SeamlineError) as refused:
+        Reader(str(sharded), card, "val")
+    expected = f"{sharded}/card.json: no examples of 'val'; convert again"
+    assert str(refused.value) == expected
+    assert Reader(str(sharded), card, "train").read(range(7)) == oracle(sharded)
+
+
 def problem(folder: Path, card: cards.Card, asked: list[int]) -> str:
     with pytest.raises(SeamlineError) as refused:
         Reader(str(folder), card, "train").read(asked)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from trainer import storage
 from trainer.data import records
-from trainer.data.card import FRAME_BYTES, Card
+from trainer.data.card import CARD_NAME, FRAME_BYTES, Card
 from trainer.data.records import Record
 from trainer.errors import SeamlineError
 
@@ -54,8 +54,19 @@ class Reader:
     """
 
     def __init__(self, records_dir: str, card: Card, split: str) -> None:
-        rows = card.splits[split]["shards"]
-        self._ids: list[str] = card.splits[split]["ids"]
+        """Takes the card as it is; reads nothing yet.
+
+        Raises:
+          SeamlineError: the card has no examples of this split.
+        """
+        part = card.splits.get(split, {"ids": [], "shards": []})
+        rows = part["shards"]
+        self._ids: list[str] = part["ids"]
+        if not self._ids or not rows:
+            raise SeamlineError(
+                f"{storage.join(records_dir, CARD_NAME)}: no examples of '{split}'; "
+                "convert again"
+            )
         self._paths = [storage.join(records_dir, row["name"]) for row in rows]
         lengths = [np.asarray(row["lengths"], np.int64) for row in rows]
         # Position in the split of the first record of each shard.
