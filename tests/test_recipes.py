@@ -23,6 +23,10 @@ def test_a_value_that_is_given_overrides_the_recipe_and_none_does_not() -> None:
     assert (recipe.epochs, recipe.batch_size) == (3, 64)
 
 
+def test_all_images_are_a_share_too() -> None:
+    assert recipes.resolve("default", {"repeat_threshold": 1.0}).repeat_threshold == 1
+
+
 def test_every_knob_explains_itself() -> None:
     for knob in dataclasses.fields(recipes.Recipe):
         assert len(knob.metadata["help"]) > 8
@@ -41,6 +45,9 @@ def test_every_knob_explains_itself() -> None:
         ("batch_norm_momentum", 1.0, "[0, 1)"),
         ("optimizer", "lion", "rmsprop"),
         ("clip_norm", -1.0, "at least 0"),
+        ("repeat_threshold", -0.1, "at least 0"),
+        ("repeat_threshold", 1.5, "a share of the images, must lie in 0..1"),
+        ("repeat_threshold", float("inf"), "finite"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_with_the_fix(

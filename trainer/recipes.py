@@ -161,6 +161,11 @@ def check(recipe: Recipe) -> None:
         value = getattr(recipe, field.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise SeamlineError(f"--{field.name}={value}: must be a finite number")
+    if recipe.repeat_threshold > 1:
+        raise SeamlineError(
+            f"--repeat_threshold={recipe.repeat_threshold}: a share of the images, "
+            "must lie in 0..1"
+        )
     if not recipe.learning_rate > 0:
         raise SeamlineError(
             f"--learning_rate={recipe.learning_rate}: must be greater than 0"
