@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import ROOT
+from trainer import pipeline, recipes
 from trainer.data import augment, random_ops
 from trainer.data.tutorial_ops import TUTORIAL_OPS
 from trainer.errors import SeamlineError
@@ -182,7 +186,8 @@ def test_a_text_says_which_ops_with_which_strengths() -> None:
     without = {name: x for name, x in defaults.items() if name != "hue"}
     assert asked("random,hue=0") == without
     assert asked("flip=0.5,rotate=10") == {"flip": 0.5, "rotate": 10}
-    assert asked(" flip=.5 , rotate=1e1") == {"flip": 0.5, "rotate": 10}
+    assert asked(" flip =.5 ,\trotate = 1e1\n") == {"flip": 0.5, "rotate": 10}
+    assert asked(" random , hue = 0") == without
     for op in random_ops.OPS:
         assert asked(f"{op.name}={op.highest}") == {op.name: op.highest}
 
@@ -194,10 +199,13 @@ def test_a_text_says_which_ops_with_which_strengths() -> None:
         ("", "no policy or op ''"),
         ("Random", "no policy or op 'Random'"),
         ("random,", "no policy or op ''"),
-        ("none,flip=0.5", "no policy or op 'none'"),
-        ("tutorial,flip=0.5", "no policy or op 'tutorial'"),
-        ("flip=0.5,random", "no policy or op 'random'"),
-        ("random,random", "no policy or op 'random'"),
+        ("none,flip=0.5", "none takes no ops; give it alone, or leave it out"),
+        ("tutorial , flip=0.5", "tutorial takes no ops; give it alone, or leave it"),
+        ("flip=0.5,none", "none takes no ops; give it alone, or leave it out"),
+        ("none=1", "none takes no ops; give it alone, or leave it out"),
+        ("flip=0.5,random", "random comes first and once, without a number, as in ran"),
+        ("random,random", "random comes first and once"),
+        ("random=1", "random comes first and once, without a number"),
         ("flip=0.5,zoom=2", "no policy or op 'zoom'"),
         ("flip", "flip needs a strength, such as flip=0.5"),
         ("flip=2", "flip=2 is out of range; flip lies in 0..1"),
@@ -219,6 +227,76 @@ def test_a_text_that_is_wrong_is_refused_with_what_would_do(
         augment.find(text)
     assert str(refused.value).startswith(f"--augment={text}: {problem}")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "canonical"),
+    [
+        (["none", " none\n", "flip=0", "flip=0,hue=-0"], "none"),
+        (["tutorial", "\ttutorial "], "tutorial"),
+        (["random", "random ", "random,hue=0.02", " random, rotate = 3.0"], "random"),
+        (["random,hue=0", " random , hue=0.0", "random,hue=-0"], "random,hue=0"),
+        (["flip=0.5,rotate=10", "rotate=1e1,hue=0,flip=.5"], "flip=0.5,rotate=10"),
+        (["random,cutout=0,flip=1"], "random,flip=1,cutout=0"),
+        (["gamma=0.30000000000000004"], "gamma=0.30000000000000004"),
+        (["gamma=1e-5", "gamma=0.00001"], "gamma=1e-05"),
+    ],
+)
+def test_all_spellings_of_a_policy_have_one_canonical_one(
+    texts: list[str], canonical: str
+) -> None:
+    assert {augment.canonical(text) for text in texts} == {canonical}
+    assert augment.canonical(canonical) == canonical
+
+
+OPS = {op.name: op for op in random_ops.OPS}
+
+
+@given(
+    st.fixed_dictionaries({}, optional={x: st.floats(0, OPS[x].highest) for x in OPS}),
+    st.booleans(),
+)
+def test_a_canonical_text_asks_for_the_very_same_strengths(
+    given: dict[str, float], by_default: bool
+) -> None:
+    wanted = {name: op.default * by_default for name, op in OPS.items()} | given
+    parts = ["random"] * by_default + [f"{name} = {x}" for name, x in given.items()]
+    canonical = augment.canonical(" ,".join(parts or ["none"]))
+    if canonical == "none":
+        assert not any(wanted.values())
+    else:
+        assert augment.parse(canonical) == wanted
+    every = ",".join(f"{name}={x}" for name, x in reversed(wanted.items()))
+    assert augment.canonical(every) == canonical
+
+
+def run_dir_of(text: str, records_dir: Path) -> str:
+    """What a run with this policy would be called."""
+    values = {"augment": text, "encoder_weights": "none"}
+    with pytest.raises(SeamlineError, match="holds no run to go on with") as refused:
+        pipeline.run(
+            recipe_name="default",
+            recipe=recipes.resolve("default", values),
+            data={"dataset": "auto", "records_dir": str(records_dir)},
+            stage_dir=None,
+            input_limits={},
+            run_dir=None,
+            seed=0,
+            precision="float32",
+            strategy="one_device",
+            num_virtual_devices=0,
+            resume="must",
+        )
+    return str(refused.value)
+
+
+def test_another_spelling_is_the_same_run_and_another_policy_is_not(
+    records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = run_dir_of("random,hue=0", records_dir)
+    assert run_dir_of(" random , hue=0.0", records_dir) == one
+    assert run_dir_of("random,hue=0.1", records_dir) != one
 
 
 PAGE = (ROOT / "docs" / "augmentation.md").read_text()

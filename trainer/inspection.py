@@ -50,7 +50,7 @@ def preview(
         overrides = {**_recipe_values(identity), **_given(overrides)}
         seed = identity["seed"] if seed is None else seed
     recipe = recipes.resolve(recipe_name, overrides)
-    augment.find(recipe.augment)
+    recipe = dataclasses.replace(recipe, augment=augment.canonical(recipe.augment))
     records_dir, card = _records(run_dir, data)
     stream = inputs.build_stream(
         examples.streamed(

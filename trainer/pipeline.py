@@ -69,8 +69,8 @@ def run(
       Stopped: by a signal, after saving.
     """
     losses.check_name(recipe.loss)
-    augment.find(recipe.augment)
-    recipe, fallback = settle(recipe)
+    policy = augment.canonical(recipe.augment)
+    recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     prepared = dataset.prepare(**data)

@@ -17,6 +17,8 @@ from trainer.data.callbacks import numpy_function
 from trainer.data.tutorial_ops import TUTORIAL_OPS, Pair
 from trainer.errors import SeamlineError
 
+_WITHOUT_OPS = ("none", "tutorial")
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -50,16 +52,44 @@ def find(text: str) -> Policy:
     Raises:
       SeamlineError: it is none of these; names the part that is wrong.
     """
-    if text == "none":
+    asked = canonical(text)
+    if asked == "none":
         return _NONE
-    if text == "tutorial":
-        return _TUTORIAL
+    return _TUTORIAL if asked == "tutorial" else _random(parse(asked))
+
+
+def canonical(text: str) -> str:
+    """The one spelling of the policy that `--augment=text` asks for.
+
+    Two texts have the same one just where they ask for the same policy. It is the
+    shorter of two lists, both in the order of `random_ops.OPS`: `random` and what
+    differs from it, or all ops at work.
+
+    Raises:
+      SeamlineError: see `find`.
+    """
+    if text.strip() in _WITHOUT_OPS:
+        return text.strip()
     strengths = parse(text)
-    return _random(strengths) if any(strengths.values()) else _NONE
+    at_work = [_spelled(name, x) for name, x in strengths.items() if x]
+    differing = [
+        _spelled(op.name, strengths[op.name])
+        for op in random_ops.OPS
+        if strengths[op.name] != op.default
+    ]
+    if not at_work:
+        return "none"
+    return min(",".join(["random", *differing]), ",".join(at_work), key=len)
+
+
+def _spelled(name: str, strength: float) -> str:
+    return f"{name}={strength!r}".removesuffix(".0")
 
 
 def parse(text: str) -> dict[str, float]:
     """The strength of each op of `random_ops.OPS`, 0 for those not asked for.
+
+    Blanks around names and values do not matter.
 
     Raises:
       SeamlineError: names the part that is wrong and what would do.
@@ -69,12 +99,9 @@ def parse(text: str) -> dict[str, float]:
     by_default = first == "random"
     given: dict[str, float] = {}
     for part in rest if by_default else parts:
-        name, equals, value = part.partition("=")
+        name, equals, value = (piece.strip() for piece in part.partition("="))
         if name not in ops:
-            raise SeamlineError(
-                f"--augment={text}: no policy or op {name!r}; policies: none, "
-                f"tutorial, random; ops: {', '.join(ops)}"
-            )
+            raise SeamlineError(f"--augment={text}: {_no_op(name)}")
         if not equals:
             raise SeamlineError(
                 f"--augment={text}: {name} needs a strength, such as "
@@ -89,6 +116,16 @@ def parse(text: str) -> dict[str, float]:
     }
 
 
+def _no_op(name: str) -> str:
+    """What is wrong with a name where one of an op is due, and what would do."""
+    if name in _WITHOUT_OPS:
+        return f"{name} takes no ops; give it alone, or leave it out"
+    if name == "random":
+        return "random comes first and once, without a number, as in random,hue=0"
+    ops = ", ".join(op.name for op in random_ops.OPS)
+    return f"no policy or op {name!r}; policies: none, tutorial, random; ops: {ops}"
+
+
 def _strength(text: str, op: random_ops.Op, value: str) -> float:
     try:
         number = float(value)
@@ -100,7 +137,8 @@ def _strength(text: str, op: random_ops.Op, value: str) -> float:
             f"--augment={text}: {op.name}={value} {what}; "
             f"{op.name} lies in 0..{op.highest:g}"
         )
-    return number
+    # -0 is 0.
+    return abs(number)
 
 
 def _plain(
