@@ -11,6 +11,7 @@ from trainer.data import augment, examples, inputs
 from trainer.data.card import Card, read_card
 from trainer.data.inputs import Stream
 from trainer.engine import runs
+from trainer.errors import SeamlineError
 from trainer.recipes import Recipe
 from trainer.results.preview import batch_sheet
 from trainer.storage import tf_files
@@ -23,7 +24,7 @@ def preview(
     run_dir: str | None,
     recipe_name: str,
     overrides: dict[str, Any],
-    data: dict[str, Any],
+    data: dict[str, Any] | None,
     stage_dir: str | None,
     seed: int | None,
     step: int,
@@ -35,7 +36,8 @@ def preview(
       run_dir: a run to look into: its records, recipe and seed are the defaults; None:
         a training that is yet to come.
       recipe_name, overrides: see `recipes.resolve`; for a run the overrides alone.
-      data: keyword arguments of `dataset.prepare`.
+      data: keyword arguments of `dataset.prepare`; None: the records of the run, which
+        must be those that it was trained on.
       stage_dir: local folder to copy records to before they are read, or None.
       seed: of order and augmentation; None: the run's, or 0.
       step: from 0.
@@ -81,13 +83,25 @@ def _given(overrides: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in overrides.items() if value is not None}
 
 
-def _records(run_dir: str | None, data: dict[str, Any]) -> tuple[str, Card]:
-    if run_dir and not data["records_dir"]:
-        records_dir = runs.read_config(run_dir)["records_dir"]
-        return records_dir, read_card(records_dir)
+def _records(run_dir: str | None, data: dict[str, Any] | None) -> tuple[str, Card]:
+    if data is None:
+        assert run_dir, "without a run the flags say which records"
+        return _records_of_run(run_dir)
     prepared = dataset.prepare(**data)
     assert prepared.card is not None, "one host alone always seals"
     return prepared.records_dir, prepared.card
+
+
+def _records_of_run(run_dir: str) -> tuple[str, Card]:
+    config = runs.read_config(run_dir)
+    records_dir = config["records_dir"]
+    card = read_card(records_dir)
+    if card.fingerprint != config["identity"]["records_fingerprint"]:
+        raise SeamlineError(
+            f"{records_dir}: not the records that {run_dir} was trained on "
+            "(fingerprint differs); to look at others, say which by --records_dir"
+        )
+    return records_dir, card
 
 
 def _title(step: int, steps: int) -> str:
