@@ -296,28 +296,6 @@ def test_a_record_that_is_damaged_later_ends_with_its_shard_and_number(
         stream_whole(folder, card, use)
 
 
-def test_a_record_that_holds_no_picture_is_named_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    no_picture = (b"not a photo", numbered.encoded(0).mask)
-    monkeypatch.setattr(numbered, "_pictures", lambda label: no_picture)
-    card = dataset(tmp_path, 3)
-    with pytest.raises(SeamlineError, match=r"record 0 \('0000'\): not an image; conv"):
-        opened(tmp_path, card)
-
-
-def test_a_photo_and_a_mask_of_different_sizes_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = images.encode_mask(np.zeros((9, 7), np.uint8))
-    pair = (numbered.encoded(0).image, other)
-    monkeypatch.setattr(numbered, "_pictures", lambda label: pair)
-    card = dataset(tmp_path, 3)
-    problem = r"record 0 \('0000'\): a photo of 32x32 pixels, but a mask of 7x9; conv"
-    with pytest.raises(SeamlineError, match=problem):
-        opened(tmp_path, card)
-
-
 def test_batches_are_those_of_earlier_versions(tmp_path: Path) -> None:
     """So that a run goes on after an upgrade; new order, new card format."""
     card = dataset(tmp_path, 50)

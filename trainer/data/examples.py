@@ -25,6 +25,7 @@ from trainer.data.images import (
 )
 from trainer.data.reader import Reader
 from trainer.data.records import Record
+from trainer.labels import IGNORE_LABEL
 from trainer.limits import Limits
 
 log = logging.getLogger("seamline")
@@ -124,7 +125,7 @@ def in_memory(ids: Sequence[str], images: np.ndarray, masks: np.ndarray) -> Exam
 
 def streamed(records_dir: str, card: Card, split: str, *, image_size: int) -> Examples:
     """A split that is read and decoded each time examples are asked for."""
-    reader = Reader(records_dir, card, split)
+    reader, classes = Reader(records_dir, card, split), len(card.label_names)
 
     def fetch(numbers: np.ndarray) -> Arrays:
         count = len(numbers)
@@ -132,7 +133,7 @@ def streamed(records_dir: str, card: Card, split: str, *, image_size: int) -> Ex
         masks = np.empty((count, image_size, image_size), np.uint8)
         for row, record in enumerate(reader.stream(numbers)):
             try:
-                image, mask = _decode(record)
+                image, mask = _decode(record, classes)
             except ValueError as error:
                 raise reader.damaged(int(numbers[row]), str(error)) from error
             images[row] = resize_image(image, image_size, image_size)
@@ -148,7 +149,7 @@ def streamed(records_dir: str, card: Card, split: str, *, image_size: int) -> Ex
     )
 
 
-def _decode(record: Record) -> tuple[np.ndarray, np.ndarray]:
+def _decode(record: Record, classes: int) -> tuple[np.ndarray, np.ndarray]:
     image, mask = decode_image(record.image), decode_mask(record.mask)
     if image.shape[:2] != mask.shape:
         height, width = image.shape[:2]
@@ -156,6 +157,9 @@ def _decode(record: Record) -> tuple[np.ndarray, np.ndarray]:
             f"a photo of {width}x{height} pixels, but a mask of "
             f"{mask.shape[1]}x{mask.shape[0]}"
         )
+    # Some losses would take such a label without a word: none of the classes is right.
+    if ((mask >= classes) & (mask != IGNORE_LABEL)).any():
+        raise ValueError(f"a label that is none of the {classes} classes")
     return image, mask
 
 
