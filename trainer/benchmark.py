@@ -30,7 +30,13 @@ _JSON = flags.DEFINE_string("json", None, "file for the measurements (default: n
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "how often each is run, in turns; medians count", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "seed of weights, order and augmentation", 0)
+_SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "seed of weights, order and augmentation",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
 
 
 def main(argv: list[str]) -> None:

@@ -60,7 +60,7 @@ def measure(settings: Settings) -> list[Measurement]:
             repeat_threshold=recipe.repeat_threshold,
             batch_size=recipe.batch_size,
             seed=settings.seed,
-            limits=use,
+            limits=use.left(found.held),
         )
 
     rows = []
@@ -73,7 +73,7 @@ def measure(settings: Settings) -> list[Measurement]:
         held = _held(places["streamed"], card, recipe.image_size, use)
     plain, full = stream(held, "none"), stream(held)
     rows += _road("memory", plain, full, recipe.augment)
-    rows += _beside_floors(full, settings.repeats)
+    rows += _beside_references(full, settings.repeats)
     rows += _starts(full, settings.repeats)
     return [*rows, *_profile(held, stream, recipe.augment)]
 
@@ -104,9 +104,12 @@ def _road(name: str, plain: Stream, full: Stream, policy: str) -> list[Measureme
         "plain": (_pulls(plain), f"as training gets them, augment none, {all_threads}"),
         "everything": (_pulls(full), f"as training gets them, {policy}, {all_threads}"),
     }
+    calls = rates.LONG * rates.made_ahead(full.limits)
     return [
         rates.row(
-            f"input.{name}.{station}", [rates.measure(work, seconds=_SECONDS)], what
+            f"input.{name}.{station}",
+            [rates.measure(work, seconds=_SECONDS, calls=calls)],
+            what,
         )
         for station, (work, what) in stations.items()
     ]
@@ -132,19 +135,19 @@ def _by_hand(stream: Stream) -> Callable[[], int]:
 
 
 def _pulls(stream: Stream) -> Callable[[], int]:
-    """Takes batches from the pipeline, which is under way already."""
+    """Takes batches from the pipeline, which is at its pace already."""
     batches = iter(stream.batches(0, 1 << 40))
 
     def work() -> int:
         images, _ = next(batches)
         return int(images.shape[0])
 
-    for _ in range(2 + stream.limits.prefetch):
+    for _ in range(rates.made_ahead(stream.limits)):
         work()
     return work
 
 
-def _beside_floors(full: Stream, repeats: int) -> list[Measurement]:
+def _beside_references(full: Stream, repeats: int) -> list[Measurement]:
     """The input from memory beside TensorFlow's bare warp, and beside a bare copy."""
     works = {
         "everything": _pulls(full),
@@ -152,9 +155,12 @@ def _beside_floors(full: Stream, repeats: int) -> list[Measurement]:
         "copy": _bare_copy(full),
     }
     found: dict[str, list[Rate]] = {name: [] for name in works}
+    # While the others have their turns, the pipeline makes some ahead.
+    ahead = rates.made_ahead(full.limits)
     for _ in range(repeats):
         for name, work in works.items():
-            found[name].append(rates.measure(work, seconds=_SECONDS))
+            rate = rates.measure(work, seconds=_SECONDS, untimed=ahead)
+            found[name].append(rate)
     core = sorted(rate.per_core for rate in found["everything"])
     return [
         Measurement(

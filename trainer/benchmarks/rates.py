@@ -8,6 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainer.benchmarks.measurements import Measurement
+from trainer.limits import Limits
+
+LONG = 4
+"""What is timed is so many times as long as what a pipeline makes ahead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +39,39 @@ class Rate:
         return self.images / self.cpu_seconds
 
 
-def measure(work: Callable[[], int], *, seconds: float) -> Rate:
-    """Repeats `work`, which returns a number of images, for some seconds."""
+def made_ahead(limits: Limits, replicas: int = 0) -> int:
+    """How many batches a pipeline makes at most before they are asked for.
+
+    So many wait, or are under way, when nobody takes any. What is timed must neither
+    begin with them nor be short beside them.
+
+    Args:
+      limits: of the pipeline.
+      replicas: that a strategy hands parts of batches to, two ahead for each; 0: none,
+        whole batches are taken from the pipeline itself.
+    """
+    parts = max(replicas, 1)
+    held = limits.prefetch * parts + limits.input_threads + 2 * replicas
+    return -(-held // parts)
+
+
+def measure(
+    work: Callable[[], int], *, seconds: float, calls: int = 1, untimed: int = 0
+) -> Rate:
+    """Repeats `work`, which returns a number of images.
+
+    Args:
+      work: what is measured.
+      seconds, calls: it goes on for so long, and at least so often.
+      untimed: calls before the clock starts.
+    """
+    for _ in range(untimed):
+        work()
     images, cpu = 0, time.process_time()
     start = now = time.perf_counter()
-    while now < start + seconds:
+    while now < start + seconds or calls > 0:
         images += work()
+        calls -= 1
         now = time.perf_counter()
     return Rate(images, now - start, time.process_time() - cpu)
 

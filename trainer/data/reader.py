@@ -114,7 +114,8 @@ class Reader:
           As `read`, when it comes to the record.
         """
         asked = np.asarray(indices, np.int64)
-        group, size = [], 0
+        group: list[int] = []
+        size = 0
         for position in asked.tolist():
             length = int(self._lengths[position])
             if group and size + length > _GROUP_BYTES:
