@@ -18,6 +18,7 @@ import tensorflow as tf
 import trainer
 from trainer import recipes, storage
 from trainer.data.card import Card
+from trainer.engine import state
 from trainer.errors import SeamlineError
 from trainer.recipes import Recipe
 
@@ -49,7 +50,7 @@ def open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
       SeamlineError: what differs; or `resume` forbids what would happen.
     """
     # Before its first checkpoint a run has nothing to lose.
-    there = storage.exists(storage.join(run_dir, "checkpoints", "last", "checkpoint"))
+    there = state.has_begun(run_dir)
     if there and resume == "never":
         raise SeamlineError(
             f"--resume=never: {run_dir} holds a run; choose another --run_dir"

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer import storage
+from trainer.engine.shelf import Shelf, holds_any, read_newest
 from trainer.errors import SeamlineError
 from trainer.model.unet import ModelSpec, build_model
 
@@ -27,6 +28,8 @@ class Progress:
       epoch: finished epochs.
       step: finished steps.
       best_score: highest validation mean IoU so far, -1 before the first.
+      best_epoch, best_step: where that was, 0 before the first.
+      trained_s: seconds that all processes together have trained.
       loss_sum, correct, labelled, input_wait, seconds: sums over the steps of the epoch
         under way: global loss, right pixels, labelled pixels, seconds waited for
         input, seconds in all.
@@ -35,6 +38,9 @@ class Progress:
     epoch: int = 0
     step: int = 0
     best_score: float = -1.0
+    best_epoch: int = 0
+    best_step: int = 0
+    trained_s: float = 0.0
     loss_sum: float = 0.0
     correct: int = 0
     labelled: int = 0
@@ -48,81 +54,81 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last few in `last/`, the best model in `best/`.
+    """The checkpoints of a run: the last few in `last/`, the best models in `best/`.
 
-    TensorFlow writes the data first and the list of valid checkpoints last, by rename,
-    so a torn write leaves the checkpoint before as the newest one.
+    Their numbers are steps. As many of the best are kept as of the last, so that
+    whichever of the last is restored, the model that was best then is there.
     """
 
     def __init__(
         self, run_dir: str, model: keras.Model, optimizer: keras.optimizers.Optimizer
     ) -> None:
         folder = storage.join(run_dir, "checkpoints")
-        for part in ("last", "best"):
-            _remove_torn(storage.join(folder, part))
         with tf.device("/cpu:0"):
             self._progress = tf.Variable("", dtype=tf.string, trainable=False)
-        self._last = tf.train.CheckpointManager(
+        self._last = Shelf(
             tf.train.Checkpoint(
                 model=model, optimizer=optimizer, progress=self._progress
             ),
             storage.join(folder, "last"),
-            max_to_keep=_KEEP,
+            keep=_KEEP,
         )
-        self._best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model), storage.join(folder, "best"), 1
+        self._best = Shelf(
+            tf.train.Checkpoint(model=model), storage.join(folder, "best"), keep=_KEEP
         )
 
     def restore(self) -> Progress:
-        """Restores the newest checkpoint into model and optimizer, if there is one."""
-        newest = self._last.latest_checkpoint
-        if newest is None:
-            return Progress()
-        self._last.checkpoint.restore(newest).assert_existing_objects_matched()
-        progress = Progress(**json.loads(self._progress.numpy()))
-        log.info(
-            "Resuming from %s: %d epochs, %d steps done",
-            newest,
-            progress.epoch,
-            progress.step,
-        )
+        """Restores the newest readable checkpoint into model and optimizer, if any.
+
+        A best model of a later epoch is removed: that epoch is trained again.
+
+        Raises:
+          SeamlineError: there are checkpoints, but none can be read.
+          Unavailable: the bucket does not answer.
+        """
+        number = self._last.restore()
+        progress = Progress()
+        if number is not None:
+            progress = Progress(**json.loads(self._progress.numpy()))
+            log.info(
+                "Resuming from %s: %d epochs, %d steps done",
+                self._last.path(number),
+                progress.epoch,
+                progress.step,
+            )
+        self._best.remove_after(progress.best_step)
         return progress
 
     def save(self, progress: Progress) -> None:
-        """Saves everything that the next step depends on."""
+        """Saves everything that the next step depends on.
+
+        A checkpoint of the same step that is there stays: the same follows from it.
+        """
         self._progress.assign(json.dumps(dataclasses.asdict(progress)))
-        self._last.save(checkpoint_number=progress.step)
+        self._last.save(progress.step)
 
     def save_best(self, progress: Progress) -> None:
         """Keeps the model as the best so far."""
-        self._best.save(checkpoint_number=progress.step)
+        self._best.save(progress.step)
 
 
-def _remove_torn(folder: str) -> None:
-    """Removes what a save that was killed has left; nothing refers to it."""
-    for name in storage.list_folder(folder):
-        path = storage.join(folder, name)
-        if name.endswith("_temp"):
-            storage.remove_folder(path)
-        elif name.startswith("checkpoint.tmp"):
-            storage.remove_file(path)
+def has_begun(run_dir: str) -> bool:
+    """True where a run has finished its first checkpoint."""
+    return holds_any(storage.join(run_dir, "checkpoints", "last"))
 
 
 def load_best(run_dir: str, model: keras.Model) -> None:
     """Restores the weights of a run's best model.
 
     Raises:
-      SeamlineError: there is none yet.
+      SeamlineError: there is none yet, or it cannot be read.
     """
     folder = storage.join(run_dir, "checkpoints", "best")
-    newest = tf.train.latest_checkpoint(folder)
-    if newest is None:
+    if not read_newest(tf.train.Checkpoint(model=model), folder):
         raise SeamlineError(
             f"{run_dir}: holds no trained model ({folder} is empty); train one with "
             f"python -m trainer.task --run_dir={run_dir}"
         )
-    checkpoint = tf.train.Checkpoint(model=model)
-    checkpoint.restore(newest).assert_existing_objects_matched().expect_partial()
 
 
 def load_model(run_dir: str) -> tuple[keras.Model, ModelSpec]:
