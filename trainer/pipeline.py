@@ -48,6 +48,8 @@ def run(
     strategy: str,
     num_virtual_devices: int,
     resume: str,
+    save_minutes: float,
+    max_minutes: float,
 ) -> None:
     """Trains, evaluates, reports and exports; goes on with a run that was stopped.
 
@@ -63,6 +65,7 @@ def run(
       precision: "float32" or "bfloat16" (mixed: float32 weights and logits).
       strategy, num_virtual_devices: see `build_strategy`.
       resume: "auto", "never" or "must".
+      save_minutes, max_minutes: see `loop.Training`.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
@@ -88,10 +91,16 @@ def run(
     stream, val = open_input(recipe, records_dir, card, seed, input_limits)
     spec = build_spec(recipe, card, precision)
     job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
+    training = loop.Training(
+        job,
+        patience=recipe.patience,
+        save_minutes=save_minutes,
+        max_minutes=max_minutes,
+    )
     place = prepared.records_dir
     runs.write_config(run_dir, recipe_name, recipe, identity, place, devices, notices)
     storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
-    loop.train(job)
+    training.run()
     _conclude(job, spec, recipe, card, records_dir, notices)
 
 

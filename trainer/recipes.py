@@ -41,6 +41,9 @@ class Recipe:
     batch_size: int = _knob("global batch: examples a step over all replicas")
     epochs: int = _knob("how many times to train, validate, log and save")
     steps_per_epoch: int = _knob("steps an epoch; 0: as many as see all examples once")
+    patience: int = _knob(
+        "end after so many epochs without a better validation mean IoU; 0: never"
+    )
     augment: str = _knob(
         "augmentation policy: none, tutorial, random, or own choice such as "
         "flip=0.5,rotate=10 (see docs/augmentation.md)"
@@ -79,6 +82,7 @@ _DEFAULT = Recipe(
     batch_size=8,
     epochs=50,
     steps_per_epoch=0,
+    patience=0,
     augment="random",
     repeat_threshold=0.0,
     loss="weighted_cross_entropy+dice",
@@ -148,6 +152,7 @@ def check(recipe: Recipe) -> None:
         ("batch_size", 1),
         ("epochs", 1),
         ("steps_per_epoch", 0),
+        ("patience", 0),
         ("weight_decay", 0),
         ("clip_norm", 0),
         ("class_weight_power", 0),

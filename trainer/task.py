@@ -4,7 +4,7 @@
     python -m trainer.task --dataset=/data/clothing-co-parsing --run_dir=runs/first
 
 The same command goes on with a run that was stopped. Exit codes: 0 done; 42 something
-only you can mend; 143 stopped by SIGTERM after saving.
+only you can mend; 143 stopped by SIGTERM after saving; 75 what may pass by itself.
 """
 
 from __future__ import annotations
@@ -57,6 +57,19 @@ _RESUME = flags.DEFINE_enum(
     ["auto", "never", "must"],
     "whether to go on with a run that is in --run_dir",
 )
+_SAVE_MINUTES = flags.DEFINE_float(
+    "save_minutes",
+    5.0,
+    "time between checkpoints within an epoch; 0: save at its end alone",
+    lower_bound=0.0,
+)
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes",
+    0.0,
+    "end after so much training, counted over all restarts: evaluate and export then; "
+    "0: no limit",
+    lower_bound=0.0,
+)
 
 
 def main(argv: list[str]) -> None:
@@ -77,6 +90,8 @@ def main(argv: list[str]) -> None:
         strategy=_STRATEGY.value,
         num_virtual_devices=_VIRTUAL.value,
         resume=_RESUME.value,
+        save_minutes=_SAVE_MINUTES.value,
+        max_minutes=_MAX_MINUTES.value,
     )
 
 

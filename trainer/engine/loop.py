@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -15,6 +15,7 @@ import tensorflow as tf
 from trainer import progress as bars
 from trainer import storage
 from trainer.engine.metrics import scores
+from trainer.engine.pace import Pace
 from trainer.engine.signals import StopSignals
 from trainer.engine.state import Checkpoints, History, Progress
 from trainer.engine.steps import (
@@ -23,93 +24,189 @@ from trainer.engine.steps import (
     compile_validation,
     training_iterator,
 )
-from trainer.errors import SeamlineError
+from trainer.errors import SeamlineError, Stopped
 
 log = logging.getLogger("seamline")
 
-_HOST_CALL_S = 1.0
-_MOST_STEPS_A_CALL = 50
+
+def train(job: Job, **options: Any) -> list[dict[str, Any]]:
+    """`Training(job, **options).run()`."""
+    return Training(job, **options).run()
 
 
-def train(job: Job) -> list[dict[str, Any]]:
-    """Trains to the last epoch, from the newest checkpoint if there is one.
+class Training:
+    """A training, from the newest checkpoint if there is one.
 
-    Returns:
-      The rows of `history.jsonl`.
+    Args:
+      job: what is trained.
+      patience: end after so many epochs without a better validation mean IoU; 0: never.
+      save_minutes: time between checkpoints within an epoch; 0: at its end alone.
+      max_minutes: end after so much training, earlier processes' included; 0: never.
+      still_ours: called before every save; raises where another process has taken the
+        run directory.
+      clock: seconds from any start.
 
     Raises:
-      Stopped: by SIGTERM or SIGINT, after saving.
-      SeamlineError: the loss is not finite.
+      SeamlineError: no checkpoint can be read; nothing has been written.
+      Unavailable: the bucket does not answer.
     """
-    checkpoints = Checkpoints(job.run_dir, job.model, job.optimizer)
-    progress = checkpoints.restore()
-    history = History(job.run_dir, epochs_done=progress.epoch)
-    batches = training_iterator(job, progress.step)
-    run_steps, validate = compile_training(job), compile_validation(job)
-    board = tf.summary.create_file_writer(storage.join(job.run_dir, "tensorboard"))
-    total = job.epochs * job.steps_per_epoch
-    bar = bars.Bar(
-        "training",
-        total=total,
-        unit="steps",
-        initial=progress.step,
-        scale=job.batch_size,
-        scale_unit="images",
-    )
-    log.info("Compiling the training step, then %d steps", total - progress.step)
-    with StopSignals() as stop:
-        while progress.epoch < job.epochs:
-            _train_epoch(job, progress, batches, run_steps, bar, stop, checkpoints)
-            confusion, val_loss = validate()
-            row = _epoch_row(job, progress, confusion, val_loss)
-            if row["val_mean_iou"] > progress.best_score:
-                progress.best_score = row["val_mean_iou"]
-                checkpoints.save_best(progress)
-            history.append(row)
-            _log_epoch(job, row, board)
-            checkpoints.save(progress)
-            stop.check(progress)
-    bar.close()
-    board.close()
-    return history.rows
 
+    def __init__(
+        self,
+        job: Job,
+        *,
+        patience: int = 0,
+        save_minutes: float = 0.0,
+        max_minutes: float = 0.0,
+        still_ours: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job, self._patience = job, patience
+        self._save_s, self._most_s = 60 * save_minutes, 60 * max_minutes
+        self._still_ours, self._clock = still_ours, clock
+        self._checkpoints = Checkpoints(job.run_dir, job.model, job.optimizer)
+        self._progress = self._checkpoints.restore()
+        self._began = clock() - self._progress.trained_s
+        self._saved_at = clock()
+        self._pace, self._stop = Pace(), StopSignals()
 
-def _train_epoch(
-    job: Job,
-    progress: Progress,
-    batches: Iterator,
-    run_steps: Callable,
-    bar: bars.Bar,
-    stop: StopSignals,
-    checkpoints: Checkpoints,
-) -> None:
-    """Runs the steps that are left of the epoch under way; counts it as done."""
-    end = (progress.epoch + 1) * job.steps_per_epoch
-    seconds_a_step = math.inf
-    while progress.step < end:
-        count = int(_HOST_CALL_S / seconds_a_step)
-        count = max(1, min(count, _MOST_STEPS_A_CALL, end - progress.step))
-        began = time.monotonic()
-        with job.stream.examples.explained():
-            totals = run_steps(batches, tf.constant(count), tf.constant(progress.step))
+    def run(self) -> list[dict[str, Any]]:
+        """Trains to the end.
+
+        Returns:
+          The rows of `history.jsonl`.
+
+        Raises:
+          Stopped: by SIGTERM or SIGINT, after saving.
+          SeamlineError: the loss is not finite.
+        """
+        job, progress = self._job, self._progress
+        self._history = History(job.run_dir, epochs_done=progress.epoch)
+        self._batches = training_iterator(job, progress.step)
+        self._run_steps = compile_training(job)
+        self._validate = compile_validation(job)
+        events = storage.join(job.run_dir, "tensorboard")
+        self._board = tf.summary.create_file_writer(events)
+        total = job.epochs * job.steps_per_epoch
+        self._bar = bars.Bar(
+            "training",
+            total=total,
+            unit="steps",
+            initial=progress.step,
+            scale=job.batch_size,
+            scale_unit="images",
+        )
+        with self._stop:
+            while self._within_epoch() or not self._is_over():
+                self._train_epoch()
+                self._finish_epoch()
+        self._bar.close()
+        self._board.close()
+        return self._history.rows
+
+    def _is_over(self) -> bool:
+        """At the end of an epoch: whether it was the last; says why if it is early."""
+        progress, epochs = self._progress, self._job.epochs
+        if progress.epoch >= epochs:
+            return True
+        stale = progress.epoch - progress.best_epoch
+        if self._patience and stale >= self._patience:
+            log.info(
+                "Ending after epoch %d of %d: mean IoU was best at epoch %d "
+                "(--patience=%d)",
+                *(progress.epoch, epochs, progress.best_epoch, self._patience),
+            )
+            return True
+        if progress.step and self._time_is_up():
+            log.info(
+                "Ending at step %d of %d: trained for %s (--max_minutes=%g)",
+                *(progress.step, epochs * self._job.steps_per_epoch),
+                *(bars.duration(self._trained_s()), self._most_s / 60),
+            )
+            return True
+        return False
+
+    def _within_epoch(self) -> bool:
+        """True where an epoch has begun and is not counted yet."""
+        return self._progress.step > self._progress.epoch * self._job.steps_per_epoch
+
+    def _time_is_up(self) -> bool:
+        return bool(self._most_s) and self._trained_s() >= self._most_s
+
+    def _trained_s(self) -> float:
+        return self._clock() - self._began
+
+    def _train_epoch(self) -> None:
+        """Runs the steps that are left of the epoch under way, or of the time."""
+        progress = self._progress
+        end = (progress.epoch + 1) * self._job.steps_per_epoch
+        while progress.step < end and not (self._within_epoch() and self._time_is_up()):
+            self._call(end)
+            due = self._save_s and self._clock() - self._saved_at >= self._save_s
+            # The end of the epoch is saved with its scores.
+            if self._stop.asked or (due and progress.step < end):
+                self._save()
+            self._stop.check(progress)
+        if progress.step < end:
+            self._save()
+
+    def _call(self, end: int) -> None:
+        """Runs a second's worth of steps in one host call."""
+        job, progress = self._job, self._progress
+        count = self._pace.count(end - progress.step)
+        # Before the first call of this process is done there is nothing to save.
+        stop = self._stop.at_once() if self._pace.first else contextlib.nullcontext()
+        began = self._clock()
+        with job.stream.examples.explained(), stop:
+            totals = self._run_steps(
+                self._batches, tf.constant(count), tf.constant(progress.step)
+            )
             loss, correct, labelled, wait, first_bad = (x.numpy() for x in totals)
-        took = time.monotonic() - began
-        seconds_a_step = took / count
+        took = self._clock() - began
         if first_bad >= 0:
             _refuse_bad_loss(job, int(first_bad))
+        self._pace.add(progress.step, count, took)
         progress.step += count
         progress.loss_sum += float(loss)
         progress.correct += int(correct)
         progress.labelled += int(labelled)
         progress.input_wait += float(wait)
         progress.seconds += took
-        bar.update(
-            count, f"epoch {progress.epoch + 1}/{job.epochs}, loss {loss / count:.3f}"
-        )
-        if stop.asked:
-            checkpoints.save(progress)
-            stop.check(progress)
-    progress.epoch += 1
+        note = f"epoch {progress.epoch + 1}/{job.epochs}, loss {loss / count:.3f}"
+        self._bar.update(count, note)
+
+    def _finish_epoch(self) -> None:
+        """Validates, counts the epoch and saves.
+
+        A signal during validation saves the epoch as not yet validated. One cut short
+        by `max_minutes` was saved before: with more time it would be trained in full,
+        and its line in the history and its best model replaced.
+        """
+        progress = self._progress
+        try:
+            with self._stop.at_once():
+                confusion, val_loss = self._validate()
+        except Stopped:
+            self._save()
+            self._stop.check(progress)
+            raise
+        progress.epoch += 1
+        row = _epoch_row(self._job, progress, confusion, val_loss)
+        if row["val_mean_iou"] > progress.best_score:
+            progress.best_score = row["val_mean_iou"]
+            progress.best_epoch, progress.best_step = progress.epoch, progress.step
+            self._still_ours()
+            self._checkpoints.save_best(progress)
+        self._history.append(row)
+        _log_epoch(self._job, row, self._board)
+        self._save()
+        self._stop.check(progress)
+
+    def _save(self) -> None:
+        self._still_ours()
+        self._progress.trained_s = self._trained_s()
+        self._checkpoints.save(self._progress)
+        self._saved_at = self._clock()
 
 
 def _epoch_row(
@@ -117,7 +214,8 @@ def _epoch_row(
 ) -> dict[str, Any]:
     """The line of `history.jsonl`; clears the sums of the epoch."""
     result = scores(confusion)
-    steps, seconds = job.steps_per_epoch, max(progress.seconds, 1e-9)
+    steps = progress.step - (progress.epoch - 1) * job.steps_per_epoch
+    seconds = max(progress.seconds, 1e-9)
     row = {
         "epoch": progress.epoch,
         "step": progress.step,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -15,6 +17,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked = 0
+        self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -26,11 +29,27 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this, a signal raises `Stopped` where it finds the program.
+
+        For what takes long and changes nothing that is to be saved.
+        """
+        self._at_once = True
+        try:
+            if self.asked:
+                raise _stopped(self.asked)
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.asked:
             raise Stopped(number, "stopped at once by a second signal")
         self.asked = number
+        if self._at_once:
+            raise _stopped(number)
 
     def check(self, progress: Progress) -> None:
         """Stops if a signal came; the caller has saved.
@@ -44,3 +63,8 @@ class StopSignals:
                 f"stopped by {signal.Signals(self.asked).name} after saving at step "
                 f"{progress.step}; the same command goes on from there",
             )
+
+
+def _stopped(number: int) -> Stopped:
+    name = signal.Signals(number).name
+    return Stopped(number, f"stopped by {name}; the same command goes on")
