@@ -25,7 +25,7 @@ from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
 from trainer.results.export import export_model
 from trainer.results.publish import publish, shown_examples
-from trainer.storage import tf_files
+from trainer.storage import locks, tf_files
 
 log = logging.getLogger("seamline")
 
@@ -48,8 +48,7 @@ def run(
     strategy: str,
     num_virtual_devices: int,
     resume: str,
-    save_minutes: float,
-    max_minutes: float,
+    minutes: dict[str, Any],
 ) -> None:
     """Trains, evaluates, reports and exports; goes on with a run that was stopped.
 
@@ -65,11 +64,12 @@ def run(
       precision: "float32" or "bfloat16" (mixed: float32 weights and logits).
       strategy, num_virtual_devices: see `build_strategy`.
       resume: "auto", "never" or "must".
-      save_minutes, max_minutes: see `loop.Training`.
+      minutes: `save_minutes` and `max_minutes` of `loop.Training`.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
       Stopped: by a signal, after saving.
+      Unavailable: another process works in `run_dir`.
     """
     losses.check_name(recipe.loss)
     policy = augment.canonical(recipe.augment)
@@ -87,21 +87,23 @@ def run(
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
     tf_files.check(run_dir)
     runs.open_run(run_dir, identity, resume)
-    records_dir = dataset.stage(prepared.records_dir, stage_dir)
-    stream, val = open_input(recipe, records_dir, card, seed, input_limits)
-    spec = build_spec(recipe, card, precision)
-    job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
-    training = loop.Training(
-        job,
-        patience=recipe.patience,
-        save_minutes=save_minutes,
-        max_minutes=max_minutes,
-    )
-    place = prepared.records_dir
-    runs.write_config(run_dir, recipe_name, recipe, identity, place, devices, notices)
-    storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
-    training.run()
-    _conclude(job, spec, recipe, card, records_dir, notices)
+    with locks.exclusive(run_dir) as still_ours:
+        # Another process may have begun meanwhile.
+        runs.open_run(run_dir, identity, resume)
+        records_dir = dataset.stage(prepared.records_dir, stage_dir)
+        stream, val = open_input(recipe, records_dir, card, seed, input_limits)
+        spec = build_spec(recipe, card, precision)
+        job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
+        training = loop.Training(
+            job, patience=recipe.patience, still_ours=still_ours, **minutes
+        )
+        place = prepared.records_dir
+        runs.write_config(
+            run_dir, recipe_name, recipe, identity, place, devices, notices
+        )
+        storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
+        training.run()
+        _conclude(job, spec, recipe, card, records_dir, notices)
 
 
 def settle(recipe: Recipe) -> tuple[Recipe, str]:

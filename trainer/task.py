@@ -90,8 +90,10 @@ def main(argv: list[str]) -> None:
         strategy=_STRATEGY.value,
         num_virtual_devices=_VIRTUAL.value,
         resume=_RESUME.value,
-        save_minutes=_SAVE_MINUTES.value,
-        max_minutes=_MAX_MINUTES.value,
+        minutes={
+            "save_minutes": _SAVE_MINUTES.value,
+            "max_minutes": _MAX_MINUTES.value,
+        },
     )
 
 

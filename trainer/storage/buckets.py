@@ -160,6 +160,15 @@ def write(url: str, content: bytes) -> None:
 
 def create(url: str, content: bytes) -> bool:
     """Writes a file unless one is there; True when this very call wrote it."""
+    return write_over(url, content, 0) is not None
+
+
+def write_over(url: str, content: bytes, generation: int) -> int | None:
+    """Writes a file over this version of it and no other; 0: unless one is there.
+
+    Returns:
+      The new version's number; None when another version was there.
+    """
     blob = _blob(url)
     # A request may succeed and its answer be lost: then the retry finds a file, which
     # may be this call's own or a rival's of the same content. The mark tells which.
@@ -170,14 +179,16 @@ def create(url: str, content: bytes) -> bool:
             blob.upload_from_string(
                 content,
                 content_type="application/octet-stream",
-                if_generation_match=0,
+                if_generation_match=generation,
                 checksum="crc32c",
                 **steady(),
             )
     except FileExistsError:
         there = _get(url)
-        return there is not None and (there.metadata or {}).get(_WRITER) == mark
-    return True
+        if there is None or (there.metadata or {}).get(_WRITER) != mark:
+            return None
+        return there.generation
+    return blob.generation
 
 
 def upload(local_path: str, url: str) -> None:
@@ -231,10 +242,11 @@ def move(old: str, new: str) -> None:
         source.delete(if_generation_match=source.generation, **steady())
 
 
-def remove(url: str) -> None:
-    """Removes a file; a missing one is fine."""
-    with contextlib.suppress(FileNotFoundError), explained(url):
-        _blob(url).delete(**steady())
+def remove(url: str, generation: int | None = None) -> None:
+    """Removes a file, or this version of it alone; a missing one is fine."""
+    gone = (FileNotFoundError, FileExistsError)
+    with contextlib.suppress(*gone), explained(url):
+        _blob(url).delete(if_generation_match=generation, **steady())
 
 
 def remove_all(url: str) -> None:
