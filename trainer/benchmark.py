@@ -3,6 +3,7 @@
 python -m trainer.benchmark --what=convert --dataset=/data/clothing-co-parsing
 python -m trainer.benchmark --what=input --batch_size=64 --json=input.json
 python -m trainer.benchmark --what=train --encoder=mobilenetv2
+python -m trainer.benchmark --what=step --batch_size=16
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ shared.define_recipe_flags()
 shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
 
-_PARTS = ("convert", "input", "train")
+_PARTS = ("convert", "input", "train", "step", "startup")
 _WHAT = flags.DEFINE_enum(
     "what",
     "all",
     [*_PARTS, "all"],
     "what to measure; convert: conversion beside reading photos and masks alone; "
     "train: training steps on real input beside steps on one batch repeated; input: "
-    "decoding and augmentation beside a bare warp, and then what train measures",
+    "decoding and augmentation beside a bare warp, and then what train measures; step: "
+    "the loop of trainer.task beside a bare one, for two models, and a checkpoint; "
+    "startup: the time to the first step beside bare TensorFlow's",
 )
 _JSON = flags.DEFINE_string("json", None, "file for the measurements (default: none)")
 _REPEATS = flags.DEFINE_integer(

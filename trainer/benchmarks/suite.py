@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from trainer.benchmarks.measurements import Measurement, publish
 from trainer.benchmarks.settings import Settings
 
+_ON_DEVICES = {"input", "train", "step"}
+
 
 def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
     """Measures parts one after the other; prints a table and writes JSON.
 
     Args:
-      parts: of "convert", "input" and "train".
+      parts: of "convert", "input", "train", "step" and "startup".
       settings: of all parts.
       path: JSON file to write, or None.
 
@@ -21,7 +23,7 @@ def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
     """
     measured: list[Measurement] = []
     devices = None
-    if "input" in parts or "train" in parts:
+    if set(parts) & _ON_DEVICES:
         from trainer.engine.strategy import build_strategy
 
         # First of all: TensorFlow's first op starts its threads, and only before can
@@ -41,8 +43,16 @@ def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
         from trainer.benchmarks import inputs
 
         measured += inputs.measure(settings)
-    if devices is not None:
+    if devices is not None and set(parts) & {"input", "train"}:
         from trainer.benchmarks import training
 
         measured += training.measure(settings, devices)
+    if devices is not None and "step" in parts:
+        from trainer.benchmarks import steps
+
+        measured += steps.measure(settings, devices)
+    if "startup" in parts:
+        from trainer.benchmarks import startup
+
+        measured += startup.measure(settings)
     publish(measured, path=path)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from trainer import progress as bars
 from trainer import storage
 from trainer.engine.metrics import scores
-from trainer.engine.pace import Pace
+from trainer.engine.pace import FIRST_STEP, Pace
 from trainer.engine.signals import StopSignals
 from trainer.engine.state import Checkpoints, History, Progress
 from trainer.engine.steps import (
@@ -80,6 +80,16 @@ class Training:
           Stopped: by SIGTERM or SIGINT, after saving.
           SeamlineError: the loss is not finite.
         """
+        self.open()
+        with self._stop:
+            while self._within_epoch() or not self._is_over():
+                self.train_epoch()
+                self.finish_epoch()
+        self.close()
+        return self._history.rows
+
+    def open(self) -> None:
+        """Opens the input, the history and what else an epoch needs."""
         job, progress = self._job, self._progress
         self._history = History(job.run_dir, epochs_done=progress.epoch)
         self._batches = training_iterator(job, progress.step)
@@ -96,13 +106,12 @@ class Training:
             scale=job.batch_size,
             scale_unit="images",
         )
-        with self._stop:
-            while self._within_epoch() or not self._is_over():
-                self._train_epoch()
-                self._finish_epoch()
+        log.info("Compiling the training step, then %d steps", total - progress.step)
+
+    def close(self) -> None:
+        """Takes the bar off the terminal and ends the events of TensorBoard."""
         self._bar.close()
         self._board.close()
-        return self._history.rows
 
     def _is_over(self) -> bool:
         """At the end of an epoch: whether it was the last; says why if it is early."""
@@ -136,7 +145,7 @@ class Training:
     def _trained_s(self) -> float:
         return self._clock() - self._began
 
-    def _train_epoch(self) -> None:
+    def train_epoch(self) -> None:
         """Runs the steps that are left of the epoch under way, or of the time."""
         progress = self._progress
         end = (progress.epoch + 1) * self._job.steps_per_epoch
@@ -165,6 +174,8 @@ class Training:
         took = self._clock() - began
         if first_bad >= 0:
             _refuse_bad_loss(job, int(first_bad))
+        if self._pace.first:
+            log.info("%s done after %s", FIRST_STEP, bars.duration(took))
         self._pace.add(progress.step, count, took)
         progress.step += count
         progress.loss_sum += float(loss)
@@ -175,7 +186,12 @@ class Training:
         note = f"epoch {progress.epoch + 1}/{job.epochs}, loss {loss / count:.3f}"
         self._bar.update(count, note)
 
-    def _finish_epoch(self) -> None:
+    def skip_validation(self) -> None:
+        """Counts the epoch as done without a look at it, for measurements."""
+        self._progress.epoch += 1
+        self._progress.start_epoch()
+
+    def finish_epoch(self) -> None:
         """Validates, counts the epoch and saves.
 
         A signal during validation saves the epoch as not yet validated. One cut short

@@ -9,6 +9,9 @@ import statistics
 
 log = logging.getLogger("seamline")
 
+FIRST_STEP = "First step"
+"""How the line begins that says it is done; start-up is measured by it."""
+
 _HOST_CALL_S = 1.0
 _MOST_STEPS_A_CALL = 50
 _REMEMBERED, _ENOUGH = 50, 5

@@ -1,0 +1,88 @@
+"""From the start of a process to its first training step, beside bare TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from trainer import dataset
+from trainer.benchmarks.measurements import Measurement
+from trainer.benchmarks.settings import Settings
+from trainer.engine.pace import FIRST_STEP
+from trainer.errors import SeamlineError
+
+
+def measure(settings: Settings) -> list[Measurement]:
+    """Seconds and peak memory of `trainer.task` until its first step is done.
+
+    Beside it TensorFlow is imported, builds the same model and makes one step on zeros,
+    and nothing else. Weights are random: nothing is downloaded.
+
+    Raises:
+      SeamlineError: a value, file or folder that only the user can mend.
+    """
+    recipe = settings.recipe
+    records_dir = dataset.prepare(**settings.data).records_dir
+    shape = [
+        f"--encoder={recipe.encoder}",
+        f"--image_size={recipe.image_size}",
+        f"--batch_size={recipe.batch_size}",
+    ]
+    found: dict[str, list[tuple[float, float]]] = {"task": [], "bare": []}
+    for _ in range(settings.repeats):
+        with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
+            places = [f"--records_dir={records_dir}", f"--run_dir={run_dir}"]
+            task = ["trainer.task", *places, *shape, "--encoder_weights=none"]
+            found["task"].append(_until_first_step(task))
+        bare = ["trainer.benchmarks.bare_step", *shape]
+        found["bare"].append(_until_first_step(bare))
+    ratios = [
+        one[0] / other[0]
+        for one, other in zip(found["task"], found["bare"], strict=True)
+    ]
+    what = f"{recipe.encoder}, batch {recipe.batch_size} at {recipe.image_size}²"
+    rows = [
+        Measurement(
+            "startup.vs_bare_tensorflow",
+            statistics.median(ratios),
+            "",
+            f"seconds to the first step / bare TensorFlow's; {len(ratios)} turns, "
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+        )
+    ]
+    for name, turns in found.items():
+        seconds, megabytes = (statistics.median(x) for x in zip(*turns, strict=True))
+        rows += [
+            Measurement(f"startup.{name}_seconds", seconds, "s", what),
+            Measurement(f"startup.{name}_peak_memory_mb", megabytes, "MB", what),
+        ]
+    return rows
+
+
+def _until_first_step(command: list[str]) -> tuple[float, float]:
+    """Seconds, and peak memory in MB, until a command says so; then it is ended."""
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None, "a pipe was asked for"
+        said = ""
+        for line in process.stdout:
+            said += line
+            if FIRST_STEP in line:
+                break
+        seconds = time.perf_counter() - began
+        process.kill()
+        _, _, used = os.wait4(process.pid, 0)
+        # Popen would wait for a process that is gone.
+        process.returncode = 0
+    if FIRST_STEP not in said:
+        raise SeamlineError(f"python -m {command[0]}: made no step; it said:\n{said}")
+    return seconds, used.ru_maxrss / 1024
