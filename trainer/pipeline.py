@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from trainer import dataset, limits, storage
 from trainer.data import augment, examples, inputs, records
-from trainer.data.card import Card, read_card
+from trainer.data.card import Card, has_card, read_card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
-from trainer.engine import evaluation, loop, runs, schedules, state
+from trainer.data.preparation import Prepared
+from trainer.engine import evaluation, loop, runs, schedules, state, workers
 from trainer.engine.steps import Job
-from trainer.engine.strategy import build_strategy
+from trainer.engine.strategy import build_strategy, log_batches
 from trainer.errors import SeamlineError
 from trainer.model import encoders, losses
 from trainer.model.unet import ModelSpec, build_model
@@ -35,6 +36,7 @@ _UNTRAINED_NOTICE = (
 )
 
 
+@workers.lost_worker_explained()
 def run(
     *,
     recipe_name: str,
@@ -69,27 +71,35 @@ def run(
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
       Stopped: by a signal, after saving.
-      Unavailable: another process works in `run_dir`.
+      Unavailable: another process works in `run_dir`, or another worker was lost or
+        not started.
     """
     losses.check_name(recipe.loss)
     policy = augment.canonical(recipe.augment)
     recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
-    prepared = dataset.prepare(**data)
+    prepared = _prepare(devices, data)
     card = prepared.card
     assert card is not None, "one host alone always seals"
     notices = [text for text in (fallback, prepared.notice) if text]
     if fallback:
         log.info("Encoder: %s", fallback)
     inputs.check_batch_size(recipe.batch_size, devices.num_replicas_in_sync)
+    log_batches(devices, recipe.batch_size)
     identity = runs.identify(recipe, seed, precision, card)
-    run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
-    tf_files.check(run_dir)
-    runs.open_run(run_dir, identity, resume)
-    with locks.exclusive(run_dir) as still_ours:
-        # Another process may have begun meanwhile.
+    workers.refuse_difference(devices, identity)
+    chief = workers.is_chief(devices)
+    if chief:
+        run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
+        tf_files.check(run_dir)
         runs.open_run(run_dir, identity, resume)
+    else:
+        run_dir = workers.scratch_folder()
+    with locks.exclusive(run_dir) as still_ours:
+        if chief:
+            # Another process may have begun meanwhile.
+            runs.open_run(run_dir, identity, resume)
         records_dir = dataset.stage(prepared.records_dir, stage_dir)
         stream, val = open_input(recipe, records_dir, card, seed, input_limits)
         spec = build_spec(recipe, card, precision)
@@ -103,7 +113,25 @@ def run(
         )
         storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
         training.run()
-        _conclude(job, spec, recipe, card, records_dir, notices)
+        if chief:
+            _conclude(job, spec, recipe, card, records_dir, notices)
+        # Were one to leave before, a chief that is started again would miss it.
+        workers.wait_for_all(devices)
+
+
+def _prepare(devices: tf.distribute.Strategy, data: dict[str, Any]) -> Prepared:
+    """The chief finds or makes records; the other workers wait and read them."""
+    if workers.is_chief(devices):
+        prepared = dataset.prepare(**data)
+        workers.from_chief(devices, prepared.records_dir)
+        return prepared
+    place = workers.from_chief(devices, "")
+    if not has_card(place):
+        raise SeamlineError(
+            f"--records_dir={place}: worker {workers.index(devices)} finds no records "
+            "there; give a folder that all workers share"
+        )
+    return Prepared(place, read_card(place), notice="", made=False)
 
 
 def settle(recipe: Recipe) -> tuple[Recipe, str]:

@@ -4,7 +4,8 @@
     python -m trainer.task --dataset=/data/clothing-co-parsing --run_dir=runs/first
 
 The same command goes on with a run that was stopped. Exit codes: 0 done; 42 something
-only you can mend; 143 stopped by SIGTERM after saving; 75 what may pass by itself.
+only you can mend; 143 stopped by SIGTERM after saving; 75 what may pass by itself, such
+as a worker or a server that was lost.
 """
 
 from __future__ import annotations
@@ -42,13 +43,16 @@ _PRECISION = flags.DEFINE_enum(
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
-    ["auto", "one_device", "mirrored"],
-    "devices: auto: all GPUs of this machine, else its CPU",
+    ["auto", "one_device", "mirrored", "multi_worker"],
+    "devices: multi_worker: those of all workers that TF_CONFIG or a Kubernetes Job's "
+    "environment names (docs/training.md); mirrored: all of this machine; auto: "
+    "multi_worker where several workers are named, else all GPUs of this machine, else "
+    "its CPU",
 )
 _VIRTUAL = flags.DEFINE_integer(
     "num_virtual_devices",
     0,
-    "split the CPU into so many devices, to try mirrored training without GPUs",
+    "split each worker's CPU into so many devices, to try several without GPUs",
     lower_bound=0,
 )
 _RESUME = flags.DEFINE_enum(

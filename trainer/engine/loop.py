@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from trainer.engine.steps import (
     compile_validation,
     training_iterator,
 )
+from trainer.engine.workers import compile_agreement
 from trainer.errors import SeamlineError, Stopped
 
 log = logging.getLogger("seamline")
@@ -32,6 +34,23 @@ log = logging.getLogger("seamline")
 def train(job: Job, **options: Any) -> list[dict[str, Any]]:
     """`Training(job, **options).run()`."""
     return Training(job, **options).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What all workers do next. Where one is ahead of the others, it counts for all.
+
+    Attributes:
+      count: steps of the next host call.
+      save: a checkpoint within the epoch is due.
+      enough: the time is up.
+      signal: number of the one that a worker has been asked to stop by, or 0.
+    """
+
+    count: int
+    save: int
+    enough: int
+    signal: int
 
 
 class Training:
@@ -64,11 +83,14 @@ class Training:
         self._job, self._patience = job, patience
         self._save_s, self._most_s = 60 * save_minutes, 60 * max_minutes
         self._still_ours, self._clock = still_ours, clock
-        self._checkpoints = Checkpoints(job.run_dir, job.model, job.optimizer)
+        self._checkpoints = Checkpoints(
+            job.run_dir, job.model, job.optimizer, job.strategy
+        )
         self._progress = self._checkpoints.restore()
         self._began = clock() - self._progress.trained_s
         self._saved_at = clock()
         self._pace, self._stop = Pace(), StopSignals()
+        self._agree = compile_agreement(job.strategy)
 
     def run(self) -> list[dict[str, Any]]:
         """Trains to the end.
@@ -107,6 +129,7 @@ class Training:
             scale_unit="images",
         )
         log.info("Compiling the training step, then %d steps", total - progress.step)
+        self._look_around()
 
     def close(self) -> None:
         """Takes the bar off the terminal and ends the events of TensorBoard."""
@@ -126,7 +149,7 @@ class Training:
                 *(progress.epoch, epochs, progress.best_epoch, self._patience),
             )
             return True
-        if progress.step and self._time_is_up():
+        if progress.step and self._plan.enough:
             log.info(
                 "Ending at step %d of %d: trained for %s (--max_minutes=%g)",
                 *(progress.step, epochs * self._job.steps_per_epoch),
@@ -139,30 +162,45 @@ class Training:
         """True where an epoch has begun and is not counted yet."""
         return self._progress.step > self._progress.epoch * self._job.steps_per_epoch
 
-    def _time_is_up(self) -> bool:
-        return bool(self._most_s) and self._trained_s() >= self._most_s
-
     def _trained_s(self) -> float:
         return self._clock() - self._began
+
+    def _look_around(self) -> None:
+        """Settles what comes next. All workers must come here together."""
+        left = (self._progress.epoch + 1) * self._job.steps_per_epoch
+        left -= self._progress.step
+        since = self._clock() - self._saved_at
+        self._plan = Plan(
+            *self._agree(
+                self._pace.count(left),
+                bool(self._save_s) and since >= self._save_s,
+                bool(self._most_s) and self._trained_s() >= self._most_s,
+                self._stop.asked,
+            )
+        )
+
+    def _stop_if_agreed(self) -> None:
+        if self._plan.signal:
+            self._stop.asked = self._plan.signal
+            self._stop.check(self._progress)
 
     def train_epoch(self) -> None:
         """Runs the steps that are left of the epoch under way, or of the time."""
         progress = self._progress
         end = (progress.epoch + 1) * self._job.steps_per_epoch
-        while progress.step < end and not (self._within_epoch() and self._time_is_up()):
-            self._call(end)
-            due = self._save_s and self._clock() - self._saved_at >= self._save_s
+        while progress.step < end and not (self._within_epoch() and self._plan.enough):
+            self._call()
+            self._look_around()
             # The end of the epoch is saved with its scores.
-            if self._stop.asked or (due and progress.step < end):
+            if self._plan.signal or (self._plan.save and progress.step < end):
                 self._save()
-            self._stop.check(progress)
+            self._stop_if_agreed()
         if progress.step < end:
             self._save()
 
-    def _call(self, end: int) -> None:
+    def _call(self) -> None:
         """Runs a second's worth of steps in one host call."""
-        job, progress = self._job, self._progress
-        count = self._pace.count(end - progress.step)
+        job, progress, count = self._job, self._progress, self._plan.count
         # Before the first call of this process is done there is nothing to save.
         stop = self._stop.at_once() if self._pace.first else contextlib.nullcontext()
         began = self._clock()
@@ -190,6 +228,7 @@ class Training:
         """Counts the epoch as done without a look at it, for measurements."""
         self._progress.epoch += 1
         self._progress.start_epoch()
+        self._look_around()
 
     def finish_epoch(self) -> None:
         """Validates, counts the epoch and saves.
@@ -216,7 +255,8 @@ class Training:
         self._history.append(row)
         _log_epoch(self._job, row, self._board)
         self._save()
-        self._stop.check(progress)
+        self._look_around()
+        self._stop_if_agreed()
 
     def _save(self) -> None:
         self._still_ours()

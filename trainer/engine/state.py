@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer import storage
+from trainer.engine import workers
 from trainer.engine.shelf import Shelf, holds_any, read_newest
 from trainer.errors import SeamlineError
 from trainer.model.unet import ModelSpec, build_model
@@ -61,15 +62,21 @@ class Checkpoints:
     """
 
     def __init__(
-        self, run_dir: str, model: keras.Model, optimizer: keras.optimizers.Optimizer
+        self,
+        run_dir: str,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        strategy: tf.distribute.Strategy | None = None,
     ) -> None:
+        self._strategy = strategy or tf.distribute.get_strategy()
         folder = storage.join(run_dir, "checkpoints")
         with tf.device("/cpu:0"):
             self._progress = tf.Variable("", dtype=tf.string, trainable=False)
+        self._whole = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, progress=self._progress
+        )
         self._last = Shelf(
-            tf.train.Checkpoint(
-                model=model, optimizer=optimizer, progress=self._progress
-            ),
+            self._whole,
             storage.join(folder, "last"),
             keep=_KEEP,
         )
@@ -80,12 +87,19 @@ class Checkpoints:
     def restore(self) -> Progress:
         """Restores the newest readable checkpoint into model and optimizer, if any.
 
-        A best model of a later epoch is removed: that epoch is trained again.
+        A best model of a later epoch is removed: that epoch is trained again. The chief
+        reads, the other workers get it from the chief.
 
         Raises:
           SeamlineError: there are checkpoints, but none can be read.
           Unavailable: the bucket does not answer.
         """
+        progress = self._restore() if workers.is_chief(self._strategy) else Progress()
+        workers.copy_chief(self._strategy, self._whole)
+        text = json.dumps(dataclasses.asdict(progress))
+        return Progress(**json.loads(workers.from_chief(self._strategy, text)))
+
+    def _restore(self) -> Progress:
         number = self._last.restore()
         progress = Progress()
         if number is not None:
@@ -102,13 +116,18 @@ class Checkpoints:
     def save(self, progress: Progress) -> None:
         """Saves everything that the next step depends on.
 
-        A checkpoint of the same step that is there stays: the same follows from it.
+        A checkpoint of the same step that is there stays: the same follows from it. The
+        chief alone writes.
         """
+        if not workers.is_chief(self._strategy):
+            return
         self._progress.assign(json.dumps(dataclasses.asdict(progress)))
         self._last.save(progress.step)
 
     def save_best(self, progress: Progress) -> None:
         """Keeps the model as the best so far."""
+        if not workers.is_chief(self._strategy):
+            return
         self._best.save(progress.step)
 
 
