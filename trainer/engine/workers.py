@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -158,12 +159,13 @@ def copy_chief(strategy: tf.distribute.Strategy, tracked: object) -> None:
     view = tf.train.TrackableView(tracked)
     numbers: dict[tf.DType, list[tf.Variable]] = {}
     for found in view.descendants():
+        value = found.value if isinstance(found, keras.Variable) else found
         # Others, such as a checkpoint's own counter, are the chief's alone.
         if isinstance(
-            found, tf.Variable
-        ) and strategy.extended.variable_created_in_scope(found):
-            kind = found.dtype if found.dtype.is_floating else tf.int64
-            numbers.setdefault(kind, []).append(found)
+            value, tf.Variable
+        ) and strategy.extended.variable_created_in_scope(value):
+            kind = value.dtype if value.dtype.is_floating else tf.int64
+            numbers.setdefault(kind, []).append(value)
 
     def replica(kind: tf.DType) -> list[tf.Tensor]:
         context = tf.distribute.get_replica_context()

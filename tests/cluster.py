@@ -1,0 +1,171 @@
+"""Small trainings by several workers, each a process of its own on this machine.
+
+    python -m tests.cluster '{"run_dir": …}'
+
+trains the model of `test_engine` on the workers of `TF_CONFIG`, and leaves what came
+out in `out-<worker>.npz` of the run directory's parent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a worker ended: exit code (negative: by that signal) and what it said."""
+
+    code: int
+    output: str
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def environment(ports: list[int], index: int) -> dict[str, str]:
+    """Of worker `index`, one worker a port."""
+    config = {
+        "cluster": {"worker": [f"localhost:{port}" for port in ports]},
+        "task": {"type": "worker", "index": index},
+    }
+    return {
+        **os.environ,
+        "TF_CONFIG": json.dumps(config),
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+
+def run_workers(
+    *arguments: str, cwd: Path, workers: int = 2, timeout: float = 60
+) -> list[Ended]:
+    """Runs `python -m …` on so many workers until all have ended."""
+    ports = free_ports(workers)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", *arguments],
+            cwd=cwd,
+            env=environment(ports, index),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(workers)
+    ]
+    try:
+        outputs = [each.communicate(timeout=timeout)[0] for each in running]
+    finally:
+        for each in running:
+            each.kill()
+    return [Ended(x.returncode, text) for x, text in zip(running, outputs, strict=True)]
+
+
+def train_on_workers(run_dir: Path, **what: Any) -> list[Ended]:
+    """Runs `main` below with these values on two workers."""
+    values = json.dumps({"run_dir": str(run_dir), **what})
+    return run_workers("tests.cluster", f"--what={values}", cwd=run_dir.parent)
+
+
+def outcome(run_dir: Path, worker: int) -> dict[str, np.ndarray]:
+    """What a worker left: `loss`, `val_loss`, `confusion`, `weight_0`, …"""
+    with np.load(run_dir.parent / f"out-{worker}.npz") as arrays:
+        return dict(arrays)
+
+
+def steps_outcome(job: Any, count: int) -> dict[str, np.ndarray]:
+    """Runs so many steps and a validation."""
+    import tensorflow as tf
+
+    from trainer.engine import steps
+
+    batches, run_steps = steps.training_iterator(job, 0), steps.compile_training(job)
+    losses = [
+        float(run_steps(batches, tf.constant(1), tf.constant(step))[0])
+        for step in range(count)
+    ]
+    confusion, val_loss = steps.compile_validation(job)()
+    return {
+        "loss": np.array(losses),
+        "val_loss": np.array(val_loss),
+        "confusion": confusion,
+        **weights_of(job),
+    }
+
+
+def weights_of(job: Any) -> dict[str, np.ndarray]:
+    """All numbers of model and optimizer."""
+    variables = [*job.model.variables, *job.optimizer.variables]
+    return {f"weight_{i}": x.numpy() for i, x in enumerate(variables)}
+
+
+def _signal_at(step: int, number: int) -> None:
+    from trainer.engine import loop
+
+    original = loop.bars.Bar.update
+
+    def update(bar: Any, count: int, note: str = "") -> None:
+        original(bar, count, note)
+        if bar._done == step:
+            os.kill(os.getpid(), number)
+
+    loop.bars.Bar.update = update
+
+
+def main(argv: list[str]) -> None:
+    """Trains as `--what` says: steps, or to the end with a signal at a step."""
+    from absl import flags
+
+    what = json.loads(flags.FLAGS.what)
+    from tests.test_engine import make_job
+    from trainer.engine import loop, pace, strategy, workers
+
+    with workers.lost_worker_explained():
+        devices = strategy.build_strategy(
+            "auto", num_virtual_devices=what.get("virtual", 0)
+        )
+        own = workers.index(devices)
+        run_dir = Path(what["run_dir"])
+        job = make_job(
+            run_dir if own == 0 else Path(workers.scratch_folder()) / "run", devices
+        )
+        if "signal" in what:
+            pace._MOST_STEPS_A_CALL = 1
+        if what.get("signal_worker") == own:
+            _signal_at(what["at_step"], getattr(signal, what["signal"]))
+        if "steps" in what:
+            out = steps_outcome(job, what["steps"])
+        else:
+            loop.train(job)
+            out = weights_of(job)
+        np.savez(run_dir.parent / f"out-{own}.npz", **out)
+        workers.wait_for_all(devices)
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    from trainer import flags as shared
+
+    flags.DEFINE_string("what", None, "JSON")
+    shared.run(main)

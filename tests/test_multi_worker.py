@@ -1,0 +1,172 @@
+"""Two workers on this machine, real processes: as one, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.cluster import (
+    outcome,
+    run_workers,
+    steps_outcome,
+    train_on_workers,
+)
+from tests.test_engine import make_job, one_device, two_replicas
+from trainer.engine import loop, pace, state, steps
+from trainer.errors import Stopped
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """Five steps on one device: the second batch of three is ragged."""
+    return steps_outcome(make_job(tmp_path_factory.mktemp("a") / "r", one_device()), 5)
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return steps_outcome(
+        make_job(tmp_path_factory.mktemp("b") / "r", two_replicas()), 5
+    )
+
+
+def assert_same_training(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
+) -> None:
+    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-6)
+    np.testing.assert_allclose(ours["val_loss"], theirs["val_loss"], rtol=1e-5)
+    np.testing.assert_array_equal(ours["confusion"], theirs["confusion"])
+    for name in ours:
+        if name.startswith("weight"):
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+
+
+def assert_same_bits(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
+) -> None:
+    assert set(ours) == set(theirs)
+    for name, value in ours.items():
+        assert value.tobytes() == theirs[name].tobytes(), name
+
+
+def test_two_replicas_train_as_one_device(
+    alone: dict[str, np.ndarray], mirrored: dict[str, np.ndarray]
+) -> None:
+    assert_same_training(mirrored, alone)
+
+
+@pytest.mark.parametrize("virtual", [0, 2])
+def test_two_workers_train_as_two_replicas_and_agree_bit_for_bit(
+    virtual: int, mirrored: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    ended = train_on_workers(tmp_path / "run", steps=5, virtual=virtual)
+    assert [x.code for x in ended] == [0, 0], ended
+    replicas = 2 * max(virtual, 1)
+    assert f"2 workers with {max(virtual, 1)} replicas" in ended[0].output
+    assert f"{replicas} in all (--strategy=auto)" in ended[0].output
+    assert_same_training(outcome(tmp_path / "run", 0), mirrored)
+    assert_same_bits(outcome(tmp_path / "run", 0), outcome(tmp_path / "run", 1))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("unbroken") / "run"
+    ended = train_on_workers(run_dir)
+    assert [x.code for x in ended] == [0, 0], ended
+    assert_same_bits(outcome(run_dir, 0), outcome(run_dir, 1))
+    return run_dir
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_when_a_worker_is_killed_the_other_ends_and_both_go_on_together(
+    dying: int, unbroken: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    # `run_workers` fails where a worker has not ended after 60 s.
+    ended = train_on_workers(run_dir, signal="SIGKILL", at_step=5, signal_worker=dying)
+    assert ended[dying].code == -9
+    left = ended[1 - dying]
+    assert left.code == 75, left.output
+    [line] = [x for x in left.output.splitlines() if x.startswith("error:")]
+    assert f"worker {dying} (localhost:" in line
+    assert "was lost" in line
+    again = train_on_workers(run_dir)
+    assert [x.code for x in again] == [0, 0], again
+    assert "Resuming from" in again[0].output
+    for worker in (0, 1):
+        assert_same_bits(outcome(run_dir, worker), outcome(unbroken, 0))
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_sigterm_to_one_worker_stops_both_at_the_same_step(
+    asked: int, unbroken: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    ended = train_on_workers(run_dir, signal="SIGTERM", at_step=5, signal_worker=asked)
+    assert [x.code for x in ended] == [143, 143], ended
+    for each in ended:
+        assert "stopped by SIGTERM after saving at step 5" in each.output
+    again = train_on_workers(run_dir)
+    assert [x.code for x in again] == [0, 0], again
+    assert "1 epochs, 5 steps done" in again[0].output
+    assert_same_bits(outcome(run_dir, 1), outcome(unbroken, 0))
+    rows = [state.read_history(str(place)) for place in (run_dir, unbroken)]
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-12)
+        assert ours["val_loss"] == theirs["val_loss"]
+
+
+def test_a_run_stopped_on_two_replicas_goes_on_on_one_with_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_job(tmp_path / "whole", two_replicas())
+    expected = steps_outcome(whole, 9)["loss"][4:]
+    monkeypatch.setattr(pace, "_MOST_STEPS_A_CALL", 1)
+    original = loop.bars.Bar.update
+
+    def update(bar: loop.bars.Bar, count: int, note: str = "") -> None:
+        original(bar, count, note)
+        if bar._done == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.bars.Bar, "update", update)
+    with pytest.raises(Stopped, match="at step 4"):
+        loop.train(make_job(tmp_path / "run", two_replicas()))
+    job = make_job(tmp_path / "run", one_device())
+    checkpoints = state.Checkpoints(job.run_dir, job.model, job.optimizer)
+    assert checkpoints.restore().step == 4
+    ours, theirs = steps.training_iterator(job, 4), steps.training_iterator(whole, 4)
+    for _ in range(5):
+        parts = [whole.strategy.experimental_local_results(x) for x in next(theirs)]
+        for mine, pieces in zip(next(ours), parts, strict=True):
+            np.testing.assert_array_equal(mine, np.concatenate(pieces))
+    batches, run_steps = steps.training_iterator(job, 4), steps.compile_training(job)
+    losses = [
+        float(run_steps(batches, tf.constant(1), tf.constant(step))[0])
+        for step in range(4, 9)
+    ]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_the_command_trains_on_two_workers_and_the_chief_alone_writes(
+    drawn: Path, tmp_path: Path
+) -> None:
+    arguments = (
+        *(f"--dataset={drawn}", "--encoder=mobilenetv2", "--encoder_weights=none"),
+        *("--encoder_training=frozen", "--image_size=32", "--batch_size=4"),
+        *("--steps_per_epoch=2", "--epochs=1", "--run_dir=run"),
+    )
+    ended = run_workers("trainer.task", *arguments, cwd=tmp_path, timeout=150)
+    assert [x.code for x in ended] == [0, 0], ended
+    assert "Batch: 4 examples in all, 2 a replica: 2 workers" in ended[1].output
+    assert "Done: open run/report.html" in ended[0].output
+    assert "Done" not in ended[1].output
+    assert "Records: " in ended[0].output
+    for name in ("export/saved_model.pb", "report.html", "scores.json", "config.json"):
+        assert (tmp_path / "run" / name).exists(), name
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["records", "run"]
