@@ -48,6 +48,11 @@ def test_every_knob_explains_itself() -> None:
         ("repeat_threshold", -0.1, "at least 0"),
         ("repeat_threshold", 1.5, "a share of the images, must lie in 0..1"),
         ("repeat_threshold", float("inf"), "finite"),
+        ("warmup_steps", -2, "at least -1"),
+        ("schedule_power", 0.0, "greater than 0"),
+        ("learning_rate_floor", -0.1, "at least 0"),
+        ("momentum", 1.0, "[0, 1)"),
+        ("schedule", "exponential", "polynomial"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_with_the_fix(
@@ -57,6 +62,22 @@ def test_a_value_that_cannot_work_is_refused_with_the_fix(
         recipes.resolve("default", {knob: value})
     assert f"--{knob}={value}" in str(refused.value)
     assert fix in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"learning_rate_floor": 0.1}, "--learning_rate_floor=0.1: is above"),
+        ({"nesterov": True}, "--nesterov: is a kind of sgd"),
+        (
+            {"warmup_steps": 6, "epochs": 2, "steps_per_epoch": 3},
+            "--warmup_steps=6: the training has 6 steps in all",
+        ),
+    ],
+)
+def test_values_that_cannot_work_together_are_refused(given: dict, line: str) -> None:
+    with pytest.raises(SeamlineError, match=line):
+        recipes.resolve("default", given)
 
 
 def test_augmentation_is_free_text_that_data_code_checks() -> None:

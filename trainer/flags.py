@@ -31,6 +31,7 @@ _DEFINE: dict[str, Callable[..., Any]] = {
     "int": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
     "str": flags.DEFINE_string,
+    "bool": flags.DEFINE_bool,
 }
 
 

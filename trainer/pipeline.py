@@ -210,6 +210,11 @@ def build_job(
             schedule=recipe.schedule,
             total_steps=steps * recipe.epochs,
             weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            floor=recipe.learning_rate_floor,
+            power=recipe.schedule_power,
+            warmup_steps=recipe.warmup_steps,
         )
         optimizer.build(model.trainable_variables)
     learned = sum(math.prod(x.shape) for x in model.trainable_variables)

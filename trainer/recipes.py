@@ -62,10 +62,18 @@ class Recipe:
     optimizer: str = _knob("optimizer", "rmsprop", "adam", "adamw", "sgd")
     learning_rate: float = _knob("learning rate, the highest one of a schedule")
     schedule: str = _knob(
-        "course of the learning rate: constant, or cosine: a short warm-up, then down "
-        "to zero at the last step",
-        *("constant", "cosine"),
+        "course of the learning rate after the warm-up: constant, or down to the floor "
+        "at the last step: cosine, polynomial",
+        *("constant", "cosine", "polynomial"),
     )
+    warmup_steps: int = _knob(
+        "steps in which the learning rate rises from a tenth; -1: a twentieth of all "
+        "steps, 100 at most, and none for a constant rate"
+    )
+    schedule_power: float = _knob("power of the polynomial schedule; 1: a line")
+    learning_rate_floor: float = _knob("lowest learning rate of a schedule")
+    momentum: float = _knob("momentum of sgd")
+    nesterov: bool = _knob("Nesterov's momentum for sgd")
     weight_decay: float = _knob("decoupled weight decay of adamw")
     clip_norm: float = _knob("greatest norm of all gradients together; 0: no limit")
     batch_norm_momentum: float = _knob(
@@ -90,6 +98,11 @@ _DEFAULT = Recipe(
     optimizer="adamw",
     learning_rate=1e-3,
     schedule="cosine",
+    warmup_steps=-1,
+    schedule_power=1.0,
+    learning_rate_floor=0.0,
+    momentum=0.9,
+    nesterov=False,
     weight_decay=1e-4,
     clip_norm=1.0,
     # Statistics kept at 0.99 need some 500 steps to forget their start; a short run on
@@ -153,6 +166,8 @@ def check(recipe: Recipe) -> None:
         ("epochs", 1),
         ("steps_per_epoch", 0),
         ("patience", 0),
+        ("warmup_steps", -1),
+        ("learning_rate_floor", 0),
         ("weight_decay", 0),
         ("clip_norm", 0),
         ("class_weight_power", 0),
@@ -171,14 +186,14 @@ def check(recipe: Recipe) -> None:
             f"--repeat_threshold={recipe.repeat_threshold}: a share of the images, "
             "must lie in 0..1"
         )
-    if not recipe.learning_rate > 0:
-        raise SeamlineError(
-            f"--learning_rate={recipe.learning_rate}: must be greater than 0"
-        )
-    if not 0 <= recipe.batch_norm_momentum < 1:
-        raise SeamlineError(
-            f"--batch_norm_momentum={recipe.batch_norm_momentum}: must lie in [0, 1)"
-        )
+    for knob in ("learning_rate", "schedule_power"):
+        if not getattr(recipe, knob) > 0:
+            raise SeamlineError(
+                f"--{knob}={getattr(recipe, knob)}: must be greater than 0"
+            )
+    for knob in ("batch_norm_momentum", "momentum"):
+        if not 0 <= getattr(recipe, knob) < 1:
+            raise SeamlineError(f"--{knob}={getattr(recipe, knob)}: must lie in [0, 1)")
     for field in dataclasses.fields(Recipe):
         choices = field.metadata["choices"]
         value = getattr(recipe, field.name)
@@ -186,3 +201,24 @@ def check(recipe: Recipe) -> None:
             raise SeamlineError(
                 f"--{field.name}={value}: choose one of {', '.join(choices)}"
             )
+    _check_together(recipe)
+
+
+def _check_together(recipe: Recipe) -> None:
+    """Refuses values that cannot work beside another."""
+    if recipe.learning_rate_floor > recipe.learning_rate:
+        raise SeamlineError(
+            f"--learning_rate_floor={recipe.learning_rate_floor}: is above "
+            f"--learning_rate={recipe.learning_rate}; give less"
+        )
+    if recipe.nesterov and recipe.optimizer != "sgd":
+        raise SeamlineError(
+            f"--nesterov: is a kind of sgd, and --optimizer={recipe.optimizer}; leave "
+            "it out or give --optimizer=sgd"
+        )
+    steps = recipe.epochs * recipe.steps_per_epoch
+    if 0 < steps <= recipe.warmup_steps:
+        raise SeamlineError(
+            f"--warmup_steps={recipe.warmup_steps}: the training has {steps} steps in "
+            "all; give fewer"
+        )

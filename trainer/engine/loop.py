@@ -278,7 +278,7 @@ def _epoch_row(
         "seconds": round(progress.seconds, 3),
         "loss": progress.loss_sum / steps,
         "accuracy": progress.correct / max(progress.labelled, 1),
-        "learning_rate": float(job.optimizer.learning_rate),
+        "learning_rate": job.learning_rate,
         "images_per_second": round(steps * job.batch_size / seconds, 2),
         "input_wait_fraction": round(progress.input_wait / seconds, 4),
         "val_loss": val_loss,
@@ -319,7 +319,7 @@ def _refuse_bad_loss(job: Job, step: int) -> None:
     picture = cv2.imencode(".png", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))[1]
     storage.write_bytes(path, picture.tobytes())
     raise SeamlineError(
-        f"--learning_rate={float(job.optimizer.learning_rate):.3g}: the loss is not "
+        f"--learning_rate={job.learning_rate:.3g}: the loss is not "
         f"finite at step {step} (its batch: {path}); try a lower one, or "
         "--clip_norm=1, with another --run_dir"
     )

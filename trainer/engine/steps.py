@@ -55,6 +55,11 @@ class Job:
         """Global batch."""
         return self.stream.batch_size
 
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next step."""
+        return float(tf.convert_to_tensor(self.optimizer.learning_rate))
+
 
 def training_iterator(job: Job, start: int) -> Iterator:
     """Batches from step `start` to the end, for the job's strategy."""
