@@ -52,6 +52,7 @@ def test_every_knob_explains_itself() -> None:
         ("schedule_power", 0.0, "greater than 0"),
         ("learning_rate_floor", -0.1, "at least 0"),
         ("momentum", 1.0, "[0, 1)"),
+        ("ema", 1.0, "[0, 1)"),
         ("schedule", "exponential", "polynomial"),
     ],
 )

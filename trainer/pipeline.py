@@ -18,6 +18,7 @@ from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
 from trainer.engine import evaluation, loop, runs, schedules, state, workers
+from trainer.engine.averages import Averages
 from trainer.engine.steps import Job
 from trainer.engine.strategy import build_strategy, log_batches
 from trainer.errors import SeamlineError
@@ -245,6 +246,7 @@ def build_job(
         steps_per_epoch=steps,
         clip_norm=recipe.clip_norm,
         run_dir=run_dir,
+        averages=Averages(model, recipe.ema, devices) if recipe.ema else None,
     )
 
 

@@ -75,6 +75,10 @@ class Recipe:
     momentum: float = _knob("momentum of sgd")
     nesterov: bool = _knob("Nesterov's momentum for sgd")
     weight_decay: float = _knob("decoupled weight decay of adamw")
+    ema: float = _knob(
+        "validate, keep and export exponential moving averages of the weights; how "
+        "much of the old average each step keeps, such as 0.999; 0: off"
+    )
     clip_norm: float = _knob("greatest norm of all gradients together; 0: no limit")
     batch_norm_momentum: float = _knob(
         "how much of the old batch-norm statistics each step keeps"
@@ -104,6 +108,7 @@ _DEFAULT = Recipe(
     momentum=0.9,
     nesterov=False,
     weight_decay=1e-4,
+    ema=0.0,
     clip_norm=1.0,
     # Statistics kept at 0.99 need some 500 steps to forget their start; a short run on
     # a small set has 100.
@@ -191,7 +196,7 @@ def check(recipe: Recipe) -> None:
             raise SeamlineError(
                 f"--{knob}={getattr(recipe, knob)}: must be greater than 0"
             )
-    for knob in ("batch_norm_momentum", "momentum"):
+    for knob in ("batch_norm_momentum", "momentum", "ema"):
         if not 0 <= getattr(recipe, knob) < 1:
             raise SeamlineError(f"--{knob}={getattr(recipe, knob)}: must lie in [0, 1)")
     for field in dataclasses.fields(Recipe):

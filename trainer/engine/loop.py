@@ -84,7 +84,11 @@ class Training:
         self._save_s, self._most_s = 60 * save_minutes, 60 * max_minutes
         self._still_ours, self._clock = still_ours, clock
         self._checkpoints = Checkpoints(
-            job.run_dir, job.model, job.optimizer, job.strategy
+            job.run_dir,
+            job.model,
+            job.optimizer,
+            strategy=job.strategy,
+            averages=job.averages,
         )
         self._progress = self._checkpoints.restore()
         self._began = clock() - self._progress.trained_s
@@ -239,7 +243,7 @@ class Training:
         """
         progress = self._progress
         try:
-            with self._stop.at_once():
+            with self._job.averaged(), self._stop.at_once():
                 confusion, val_loss = self._validate()
         except Stopped:
             self._save()
@@ -251,7 +255,8 @@ class Training:
             progress.best_score = row["val_mean_iou"]
             progress.best_epoch, progress.best_step = progress.epoch, progress.step
             self._still_ours()
-            self._checkpoints.save_best(progress)
+            with self._job.averaged():
+                self._checkpoints.save_best(progress)
         self._history.append(row)
         _log_epoch(self._job, row, self._board)
         self._save()

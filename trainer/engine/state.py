@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from trainer import storage
 from trainer.engine import workers
+from trainer.engine.averages import Averages
 from trainer.engine.shelf import Shelf, holds_any, read_newest
 from trainer.errors import SeamlineError
 from trainer.model.unet import ModelSpec, build_model
@@ -66,14 +67,19 @@ class Checkpoints:
         run_dir: str,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
+        *,
         strategy: tf.distribute.Strategy | None = None,
+        averages: Averages | None = None,
     ) -> None:
         self._strategy = strategy or tf.distribute.get_strategy()
         folder = storage.join(run_dir, "checkpoints")
         with tf.device("/cpu:0"):
             self._progress = tf.Variable("", dtype=tf.string, trainable=False)
         self._whole = tf.train.Checkpoint(
-            model=model, optimizer=optimizer, progress=self._progress
+            model=model,
+            optimizer=optimizer,
+            progress=self._progress,
+            **({"averages": averages} if averages else {}),
         )
         self._last = Shelf(
             self._whole,

@@ -5,6 +5,7 @@ The same code for one device and for many.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import tensorflow as tf
 from trainer.data import inputs
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
+from trainer.engine.averages import Averages
 from trainer.engine.strategy import share_of
 from trainer.labels import IGNORE_LABEL
 from trainer.model.losses import Sum
@@ -36,6 +38,7 @@ class Job:
       epochs, steps_per_epoch: how long.
       clip_norm: greatest norm of all gradients together, 0 for no limit.
       run_dir: where it all goes.
+      averages: of the weights; None: off.
     """
 
     model: keras.Model
@@ -49,6 +52,7 @@ class Job:
     steps_per_epoch: int
     clip_norm: float
     run_dir: str
+    averages: Averages | None = None
 
     @property
     def batch_size(self) -> int:
@@ -59,6 +63,12 @@ class Job:
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
         return float(tf.convert_to_tensor(self.optimizer.learning_rate))
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Meanwhile the model holds the averages of its weights, if there are any."""
+        if self.averages is None:
+            return contextlib.nullcontext()
+        return self.averages.in_model()
 
 
 def training_iterator(job: Job, start: int) -> Iterator:
@@ -108,6 +118,8 @@ def compile_training(job: Job) -> Callable:
             loss, hits, pixels = (
                 strategy.experimental_local_results(value)[0] for value in outputs
             )
+            if job.averages is not None:
+                job.averages.update(first + index)
             loss_sum += tf.cast(loss, tf.float64)
             right, labelled = right + hits, labelled + pixels
             if bad < 0 and not tf.math.is_finite(loss):
