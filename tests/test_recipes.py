@@ -53,6 +53,7 @@ def test_every_knob_explains_itself() -> None:
         ("learning_rate_floor", -0.1, "at least 0"),
         ("momentum", 1.0, "[0, 1)"),
         ("ema", 1.0, "[0, 1)"),
+        ("accumulate", 0, "at least 1"),
         ("schedule", "exponential", "polynomial"),
     ],
 )
@@ -69,6 +70,7 @@ def test_a_value_that_cannot_work_is_refused_with_the_fix(
     ("given", "line"),
     [
         ({"learning_rate_floor": 0.1}, "--learning_rate_floor=0.1: is above"),
+        ({"accumulate": 3}, "--accumulate=3: does not divide --batch_size=8"),
         ({"nesterov": True}, "--nesterov: is a kind of sgd"),
         (
             {"warmup_steps": 6, "epochs": 2, "steps_per_epoch": 3},

@@ -246,6 +246,7 @@ def build_job(
         steps_per_epoch=steps,
         clip_norm=recipe.clip_norm,
         run_dir=run_dir,
+        accumulate=recipe.accumulate,
         averages=Averages(model, recipe.ema, devices) if recipe.ema else None,
     )
 

@@ -39,6 +39,10 @@ class Recipe:
     )
     image_size: int = _knob("height and width of the model's input, a multiple of 32")
     batch_size: int = _knob("global batch: examples a step over all replicas")
+    accumulate: int = _knob(
+        "cut each batch into so many parts that go through the model one after the "
+        "other, in less memory; batch norm sees one part at a time"
+    )
     epochs: int = _knob("how many times to train, validate, log and save")
     steps_per_epoch: int = _knob("steps an epoch; 0: as many as see all examples once")
     patience: int = _knob(
@@ -92,6 +96,7 @@ _DEFAULT = Recipe(
     preprocessing="encoder",
     image_size=128,
     batch_size=8,
+    accumulate=1,
     epochs=50,
     steps_per_epoch=0,
     patience=0,
@@ -168,6 +173,7 @@ def check(recipe: Recipe) -> None:
         )
     for knob, least in (
         ("batch_size", 1),
+        ("accumulate", 1),
         ("epochs", 1),
         ("steps_per_epoch", 0),
         ("patience", 0),
@@ -211,6 +217,11 @@ def check(recipe: Recipe) -> None:
 
 def _check_together(recipe: Recipe) -> None:
     """Refuses values that cannot work beside another."""
+    if recipe.batch_size % recipe.accumulate:
+        raise SeamlineError(
+            f"--accumulate={recipe.accumulate}: does not divide "
+            f"--batch_size={recipe.batch_size}; change one of the two"
+        )
     if recipe.learning_rate_floor > recipe.learning_rate:
         raise SeamlineError(
             f"--learning_rate_floor={recipe.learning_rate_floor}: is above "

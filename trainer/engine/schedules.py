@@ -7,6 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
+from trainer.engine import optimizers
 from trainer.errors import SeamlineError
 
 SCHEDULES = ("constant", "cosine", "polynomial")
@@ -145,13 +146,13 @@ def build_optimizer(
         total_steps=total_steps,
     )
     if name == "rmsprop":
-        return keras.optimizers.RMSprop(rate)
+        return optimizers.RMSprop(rate)
     if name == "adam":
-        return keras.optimizers.Adam(rate)
+        return optimizers.Adam(rate)
     if name == "sgd":
-        return keras.optimizers.SGD(rate, momentum=momentum, nesterov=nesterov)
+        return optimizers.SGD(rate, momentum=momentum, nesterov=nesterov)
     if name == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
+        optimizer = optimizers.AdamW(rate, weight_decay=weight_decay)
         # Shrinking biases and batch-norm scales only hurts (He et al., "Bag of
         # Tricks", 2019, section 3.1).
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

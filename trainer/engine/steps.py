@@ -17,8 +17,10 @@ import tensorflow as tf
 from trainer.data import inputs
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
+from trainer.engine.accumulation import Accumulation
 from trainer.engine.averages import Averages
 from trainer.engine.strategy import share_of
+from trainer.engine.updates import add_over_replicas, apply_gradients, hits
 from trainer.labels import IGNORE_LABEL
 from trainer.model.losses import Sum
 
@@ -38,6 +40,7 @@ class Job:
       epochs, steps_per_epoch: how long.
       clip_norm: greatest norm of all gradients together, 0 for no limit.
       run_dir: where it all goes.
+      accumulate: into how many parts, one after the other, each batch is cut.
       averages: of the weights; None: off.
     """
 
@@ -52,6 +55,7 @@ class Job:
     steps_per_epoch: int
     clip_norm: float
     run_dir: str
+    accumulate: int = 1
     averages: Averages | None = None
 
     @property
@@ -83,21 +87,8 @@ def training_iterator(job: Job, start: int) -> Iterator:
 
 def compile_training(job: Job) -> Callable:
     """(iterator, count, first step) -> loss sum, right, labelled, wait, bad step."""
-    strategy, replicas = job.strategy, job.strategy.num_replicas_in_sync
-    variables = job.model.trainable_variables
-
-    def step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        with tf.GradientTape() as tape:
-            logits = job.model(images, training=True)
-            sums = _add_over_replicas(job.loss.sums(logits, masks))
-            loss = job.loss.value(sums)
-            # Every replica holds the whole loss, and the gradient of the sum over
-            # replicas adds their gradients: each takes its part.
-            share = loss / replicas
-        gradients = _clip(tape.gradient(share, variables), job.clip_norm)
-        job.optimizer.apply(gradients, variables)
-        right, labelled = _add_over_replicas(_hits(logits, masks))
-        return loss, right, labelled
+    strategy = job.strategy
+    step = _step_in_parts(job) if job.accumulate > 1 else _whole_step(job)
 
     @tf.function
     def run_steps(
@@ -114,14 +105,11 @@ def compile_training(job: Job) -> Callable:
                 images, masks = next(iterator)
             with tf.control_dependencies(strategy.experimental_local_results(masks)):
                 wait += tf.timestamp() - before
-            outputs = strategy.run(step, args=(images, masks))
-            loss, hits, pixels = (
-                strategy.experimental_local_results(value)[0] for value in outputs
-            )
+            loss, correct, pixels = step(images, masks)
             if job.averages is not None:
                 job.averages.update(first + index)
             loss_sum += tf.cast(loss, tf.float64)
-            right, labelled = right + hits, labelled + pixels
+            right, labelled = right + correct, labelled + pixels
             if bad < 0 and not tf.math.is_finite(loss):
                 bad = first + index
         return loss_sum, right, labelled, wait, bad
@@ -129,34 +117,41 @@ def compile_training(job: Job) -> Callable:
     return run_steps
 
 
-def _add_over_replicas(values: Any) -> Any:
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return values
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+def _whole_step(job: Job) -> Callable:
+    """(images, masks) -> loss, right and labelled pixels, after one update."""
+    replicas = job.strategy.num_replicas_in_sync
+    variables = job.model.trainable_variables
+
+    def replica_step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with tf.GradientTape() as tape:
+            logits = job.model(images, training=True)
+            loss = job.loss.value(add_over_replicas(job.loss.sums(logits, masks)))
+            # Every replica holds the whole loss, and the gradient of the sum over
+            # replicas adds their gradients: each takes its part.
+            share = job.optimizer.scale_loss(loss / replicas)
+        gradients = tape.gradient(share, variables)
+        apply_gradients(job.optimizer, gradients, variables, job.clip_norm)
+        right, labelled = add_over_replicas(hits(logits, masks))
+        return loss, right, labelled
+
+    def step(images: Any, masks: Any) -> tuple[tf.Tensor, ...]:
+        outputs = job.strategy.run(replica_step, args=(images, masks))
+        return tuple(job.strategy.experimental_local_results(x)[0] for x in outputs)
+
+    return step
 
 
-def _clip(gradients: list[tf.Tensor], clip_norm: float) -> list[tf.Tensor]:
-    """Limits the norm of the *global* gradient.
-
-    The optimizer's own clipping sees one replica's part, before parts are added up. So
-    parts are added here, clipped, and divided again for the optimizer to add.
-    """
-    if not clip_norm:
-        return gradients
-    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-    whole = _add_over_replicas(gradients)
-    clipped, _ = tf.clip_by_global_norm(whole, clip_norm)
-    return [gradient / replicas for gradient in clipped]
-
-
-def _hits(logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
-    """Right and labelled pixels, int64 scalars."""
-    valid = tf.not_equal(masks, IGNORE_LABEL)
-    right = valid & tf.equal(
-        tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(masks, tf.int32)
-    )
-    return [tf.math.count_nonzero(right), tf.math.count_nonzero(valid)]
+def _step_in_parts(job: Job) -> Callable:
+    """As `_whole_step`, in less memory."""
+    return Accumulation(
+        job.model,
+        job.loss,
+        job.optimizer,
+        job.strategy,
+        variables=job.model.trainable_variables,
+        parts=job.accumulate,
+        clip_norm=job.clip_norm,
+    ).step
 
 
 def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
@@ -182,8 +177,8 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
         )
         # TensorFlow keeps int32 on the host, and adds up over replicas only what lies
         # on the devices; several values at once must be of one type.
-        counts = _add_over_replicas(tf.cast(counts, tf.int64))
-        return counts, _add_over_replicas(job.loss.sums(logits, masks))
+        counts = add_over_replicas(tf.cast(counts, tf.int64))
+        return counts, add_over_replicas(job.loss.sums(logits, masks))
 
     @tf.function
     def run_step(images: tf.Tensor, masks: tf.Tensor) -> Any:

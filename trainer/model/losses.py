@@ -4,6 +4,9 @@ A loss is computed in two halves. `sums` adds up, over the pixels of one replica
 the loss needs; the loop adds these over all replicas; `value` turns the totals into the
 loss. So means run over the *global* batch: a mean of the replicas' means would weigh
 pixels by how many ignored ones share their replica.
+
+`needs_logits` says whether the derivatives of `value` by those sums that depend on
+logits depend on logits too; else `sums` of the right masks and any logits have them.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ class CrossEntropy:
     Args:
       weights: float `[C]`, weight of a pixel by its class.
     """
+
+    needs_logits = False
 
     def __init__(self, weights: np.ndarray) -> None:
         self._weights = tf.constant(weights, tf.float32)
@@ -48,6 +53,8 @@ class Dice:
     `1 - 2 sum(p t) / (sum(p) + sum(t))` (Milletari, Navab, Ahmadi, "V-Net", 2016), p
     the softmax and t the truth over labelled pixels of the global batch.
     """
+
+    needs_logits = True
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
@@ -79,6 +86,11 @@ class Sum:
 
     def __init__(self, terms: Sequence[CrossEntropy | Dice]) -> None:
         self._terms = list(terms)
+
+    @property
+    def needs_logits(self) -> bool:
+        """See above; true when that of any term is."""
+        return any(term.needs_logits for term in self._terms)
 
     def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[list[tf.Tensor]]:
         """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""

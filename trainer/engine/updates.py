@@ -1,0 +1,58 @@
+"""From the gradients of replicas to new weights, the same on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.labels import IGNORE_LABEL
+
+
+def add_over_replicas(values: Any) -> Any:
+    """Tensors of one float or int64 type, in a structure -> their sums, alike on all.
+
+    Called by every replica.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def hits(logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+    """Right and labelled pixels, int64 scalars.
+
+    Args:
+      logits: float32 `[B, H, W, C]`.
+      masks: uint8 `[B, H, W]`.
+    """
+    valid = tf.not_equal(masks, IGNORE_LABEL)
+    right = valid & tf.equal(
+        tf.argmax(logits, axis=-1, output_type=tf.int32), tf.cast(masks, tf.int32)
+    )
+    return [tf.math.count_nonzero(right), tf.math.count_nonzero(valid)]
+
+
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    clip_norm: float,
+) -> None:
+    """Moves the variables by the *global* gradient, of limited norm.
+
+    Clipping by the optimizer would see one replica's part, before parts are added up.
+
+    Args:
+      optimizer: of `build_optimizer`, which adds nothing over replicas.
+      gradients: of one replica each, of the loss as `optimizer.scale_loss` scales it.
+      variables: those of the gradients.
+      clip_norm: greatest norm of the gradient of the unscaled loss; 0: no limit.
+    """
+    whole = add_over_replicas(list(gradients))
+    if clip_norm:
+        whole, _ = tf.clip_by_global_norm(whole, optimizer.scale_loss(clip_norm))
+    optimizer.apply(whole, variables)
