@@ -96,3 +96,29 @@ def test_flags_that_do_not_go_together_are_refused(
     assert done.stdout == ""
     assert done.stderr.startswith(f"error: {problem}")
     assert done.stderr.count("\n") == 1
+
+
+TWICE = """
+import os, signal
+from trainer import flags
+
+def main(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("tidying up")
+
+flags.run(main)
+"""
+
+
+def test_a_second_sigterm_ends_a_command_at_once_and_without_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")

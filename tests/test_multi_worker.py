@@ -101,12 +101,11 @@ def test_when_a_worker_is_killed_the_other_ends_and_both_go_on_together(
         assert_same_bits(outcome(run_dir, worker), outcome(unbroken, 0))
 
 
-@pytest.mark.parametrize("asked", [0, 1])
 def test_sigterm_to_one_worker_stops_both_at_the_same_step(
-    asked: int, unbroken: Path, tmp_path: Path
+    unbroken: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    ended = train_on_workers(run_dir, signal="SIGTERM", at_step=5, signal_worker=asked)
+    ended = train_on_workers(run_dir, signal="SIGTERM", at_step=5, signal_worker=1)
     assert [x.code for x in ended] == [143, 143], ended
     for each in ended:
         assert "stopped by SIGTERM after saving at step 5" in each.output

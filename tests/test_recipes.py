@@ -55,6 +55,7 @@ def test_every_knob_explains_itself() -> None:
         ("ema", 1.0, "[0, 1)"),
         ("accumulate", 0, "at least 1"),
         ("schedule", "exponential", "polynomial"),
+        ("patience", -1, "at least 0"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_with_the_fix(

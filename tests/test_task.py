@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,6 +279,31 @@ def test_resume_is_honoured(resume: str, finished_run: Path, drawn: Path) -> Non
     assert f"--resume={resume}" in line
 
 
+def test_a_run_without_a_readable_checkpoint_is_refused_and_stays_as_it_is(
+    finished_run: Path, drawn: Path, tmp_path: Path
+) -> None:
+    """How often to save and when to end do not make it another run."""
+    run_dir = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    damaged = list((run_dir / "checkpoints" / "last").glob("*.data-*"))
+    assert len(damaged) == 2
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-100])
+
+    def content() -> dict[Path, bytes]:
+        return {x: x.read_bytes() for x in run_dir.rglob("*") if x.is_file()}
+
+    before = content()
+    line = refuse(
+        f"--dataset={drawn}",
+        *SMALL,
+        *("--epochs=2", "--max_minutes=90", "--save_minutes=1"),
+        f"--run_dir={run_dir}",
+        cwd=finished_run.parent.parent,
+    )
+    assert "last: holds no checkpoint that can be read (" in line
+    assert content() == before
+
+
 def test_help_lists_every_flag_others_rely_on(tmp_path: Path) -> None:
     done = run_command("trainer.task", "--help", cwd=tmp_path)
     for name in (
@@ -285,5 +311,6 @@ def test_help_lists_every_flag_others_rely_on(tmp_path: Path) -> None:
         *("image_size", "record_size", "batch_size", "epochs", "seed", "augment"),
         *("split_fraction", "split_seed", "loss", "optimizer", "learning_rate"),
         *("precision", "strategy", "num_virtual_devices", "resume"),
+        *("save_minutes", "max_minutes", "patience"),
     ):
         assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout, name

@@ -235,6 +235,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    # A second one must not turn the way out into a traceback.
+    signal.signal(number, lambda *_: os._exit(128 + number))
     raise Stopped(number, "stopped by SIGTERM; the same command starts again")
 
 

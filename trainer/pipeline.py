@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -90,17 +92,8 @@ def run(
     log_batches(devices, recipe.batch_size)
     identity = runs.identify(recipe, seed, precision, card)
     workers.refuse_difference(devices, identity)
-    chief = workers.is_chief(devices)
-    if chief:
-        run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
-        tf_files.check(run_dir)
-        runs.open_run(run_dir, identity, resume)
-    else:
-        run_dir = workers.scratch_folder()
-    with locks.exclusive(run_dir) as still_ours:
-        if chief:
-            # Another process may have begun meanwhile.
-            runs.open_run(run_dir, identity, resume)
+    run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
+    with _place(devices, run_dir, identity, resume) as (run_dir, still_ours):
         records_dir = dataset.stage(prepared.records_dir, stage_dir)
         stream, val = open_input(recipe, records_dir, card, seed, input_limits)
         spec = build_spec(recipe, card, precision)
@@ -114,7 +107,7 @@ def run(
         )
         storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
         training.run()
-        if chief:
+        if workers.is_chief(devices):
             _conclude(job, spec, recipe, card, records_dir, notices)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
@@ -133,6 +126,28 @@ def _prepare(devices: tf.distribute.Strategy, data: dict[str, Any]) -> Prepared:
             "there; give a folder that all workers share"
         )
     return Prepared(place, read_card(place), notice="", made=False)
+
+
+@contextlib.contextmanager
+def _place(
+    devices: tf.distribute.Strategy,
+    run_dir: str,
+    identity: dict[str, Any],
+    resume: str,
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The run directory, held against other processes; a scratch folder elsewhere.
+
+    The chief alone reads and writes the run directory.
+    """
+    if not workers.is_chief(devices):
+        yield workers.scratch_folder(), lambda: None
+        return
+    tf_files.check(run_dir)
+    runs.open_run(run_dir, identity, resume)
+    with locks.exclusive(run_dir) as still_ours:
+        # Another process may have begun meanwhile.
+        runs.open_run(run_dir, identity, resume)
+        yield run_dir, still_ours
 
 
 def settle(recipe: Recipe) -> tuple[Recipe, str]:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from trainer import progress as bars
 from trainer import storage
+from trainer.engine import workers
 from trainer.engine.metrics import scores
 from trainer.engine.pace import FIRST_STEP, Pace
 from trainer.engine.signals import StopSignals
@@ -25,7 +26,6 @@ from trainer.engine.steps import (
     compile_validation,
     training_iterator,
 )
-from trainer.engine.workers import compile_agreement
 from trainer.errors import SeamlineError, Stopped
 
 log = logging.getLogger("seamline")
@@ -93,8 +93,9 @@ class Training:
         self._progress = self._checkpoints.restore()
         self._began = clock() - self._progress.trained_s
         self._saved_at = clock()
-        self._pace, self._stop = Pace(), StopSignals()
-        self._agree = compile_agreement(job.strategy)
+        self._pace = Pace()
+        self._stop = StopSignals(alone=workers.count(job.strategy) == 1)
+        self._agree = workers.compile_agreement(job.strategy)
 
     def run(self) -> list[dict[str, Any]]:
         """Trains to the end.
@@ -183,11 +184,6 @@ class Training:
             )
         )
 
-    def _stop_if_agreed(self) -> None:
-        if self._plan.signal:
-            self._stop.asked = self._plan.signal
-            self._stop.check(self._progress)
-
     def train_epoch(self) -> None:
         """Runs the steps that are left of the epoch under way, or of the time."""
         progress = self._progress
@@ -198,7 +194,7 @@ class Training:
             # The end of the epoch is saved with its scores.
             if self._plan.signal or (self._plan.save and progress.step < end):
                 self._save()
-            self._stop_if_agreed()
+            self._stop.check(progress, self._plan.signal)
         if progress.step < end:
             self._save()
 
@@ -247,7 +243,7 @@ class Training:
                 confusion, val_loss = self._validate()
         except Stopped:
             self._save()
-            self._stop.check(progress)
+            self._stop.check(progress, self._stop.asked)
             raise
         progress.epoch += 1
         row = _epoch_row(self._job, progress, confusion, val_loss)
@@ -261,7 +257,7 @@ class Training:
         _log_epoch(self._job, row, self._board)
         self._save()
         self._look_around()
-        self._stop_if_agreed()
+        self._stop.check(progress, self._plan.signal)
 
     def _save(self) -> None:
         self._still_ours()

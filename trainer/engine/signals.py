@@ -13,9 +13,14 @@ from trainer.errors import Stopped
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT, so that the loop can save; a second one stops now."""
+    """Notes SIGTERM and SIGINT, so that the loop can save; a second one stops now.
 
-    def __init__(self) -> None:
+    Args:
+      alone: no other worker has to stop at the same step.
+    """
+
+    def __init__(self, *, alone: bool = True) -> None:
+        self._alone = alone
         self.asked = 0
         self._at_once = False
         self._before: dict[int, Any] = {}
@@ -33,11 +38,12 @@ class StopSignals:
     def at_once(self) -> Iterator[None]:
         """Within this, a signal raises `Stopped` where it finds the program.
 
-        For what takes long and changes nothing that is to be saved.
+        For what takes long and changes nothing that is to be saved. Not where other
+        workers would be left waiting.
         """
-        self._at_once = True
+        self._at_once = self._alone
         try:
-            if self.asked:
+            if self.asked and self._at_once:
                 raise _stopped(self.asked)
             yield
         finally:
@@ -51,16 +57,20 @@ class StopSignals:
         if self._at_once:
             raise _stopped(number)
 
-    def check(self, progress: Progress) -> None:
-        """Stops if a signal came; the caller has saved.
+    def check(self, progress: Progress, number: int) -> None:
+        """Stops where a signal came, here or to another worker; the caller has saved.
+
+        Args:
+          progress: where the training stands.
+          number: of the signal, 0: none.
 
         Raises:
           Stopped: it did.
         """
-        if self.asked:
+        if number:
             raise Stopped(
-                self.asked,
-                f"stopped by {signal.Signals(self.asked).name} after saving at step "
+                number,
+                f"stopped by {signal.Signals(number).name} after saving at step "
                 f"{progress.step}; the same command goes on from there",
             )
 

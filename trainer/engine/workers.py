@@ -159,13 +159,11 @@ def copy_chief(strategy: tf.distribute.Strategy, tracked: object) -> None:
     view = tf.train.TrackableView(tracked)
     numbers: dict[tf.DType, list[tf.Variable]] = {}
     for found in view.descendants():
-        value = found.value if isinstance(found, keras.Variable) else found
+        variable = found.value if isinstance(found, keras.Variable) else found
         # Others, such as a checkpoint's own counter, are the chief's alone.
-        if isinstance(
-            value, tf.Variable
-        ) and strategy.extended.variable_created_in_scope(value):
-            kind = value.dtype if value.dtype.is_floating else tf.int64
-            numbers.setdefault(kind, []).append(value)
+        if _is_replicated(strategy, variable):
+            kind = variable.dtype if variable.dtype.is_floating else tf.int64
+            numbers.setdefault(kind, []).append(variable)
 
     def replica(kind: tf.DType) -> list[tf.Tensor]:
         context = tf.distribute.get_replica_context()
@@ -185,6 +183,12 @@ def copy_chief(strategy: tf.distribute.Strategy, tracked: object) -> None:
                 )
 
     copy()
+
+
+def _is_replicated(strategy: tf.distribute.Strategy, found: object) -> bool:
+    return isinstance(
+        found, tf.Variable
+    ) and strategy.extended.variable_created_in_scope(found)
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:

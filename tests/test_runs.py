@@ -1,0 +1,81 @@
+"""Whose a run directory is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import numbered
+from trainer.engine import runs
+from trainer.errors import SeamlineError
+from trainer.recipes import RECIPES, Recipe
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, Any]:
+    """A run of the default recipe that has saved once, and its records' card."""
+    card = numbered.write(tmp_path / "records", 4, shards=1)
+    identity = runs.identify(RECIPES["default"], 0, "float32", card)
+    folder = tmp_path / "run" / "checkpoints" / "last"
+    folder.mkdir(parents=True)
+    (folder / "ckpt-3.index").write_bytes(b"")
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"identity": identity}))
+    return tmp_path / "run", card
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [
+        *(("patience", 3), ("encoder", "mobilenetv2"), ("learning_rate", 0.5)),
+        *(("batch_size", 16), ("epochs", 7), ("loss", "dice")),
+    ],
+)
+def test_another_recipe_or_model_is_refused_with_the_difference(
+    knob: str, value: Any, run: tuple[Path, Any]
+) -> None:
+    before: Recipe = RECIPES["default"]
+    other = dataclasses.replace(before, **{knob: value})
+    identity = runs.identify(other, 0, "float32", run[1])
+    difference = f"({knob}: {getattr(before, knob)} there, {value} now)"
+    with pytest.raises(SeamlineError, match=re.escape(difference)):
+        runs.open_run(str(run[0]), identity, "auto")
+
+
+def test_other_records_are_refused_with_the_difference(
+    run: tuple[Path, Any], tmp_path: Path
+) -> None:
+    card = numbered.write(tmp_path / "other", 5, shards=1)
+    identity = runs.identify(RECIPES["default"], 0, "float32", card)
+    difference = f"records_fingerprint: .* there, {card.fingerprint} now"
+    with pytest.raises(SeamlineError, match=difference):
+        runs.open_run(str(run[0]), identity, "auto")
+
+
+@pytest.mark.parametrize("resume", ["auto", "must"])
+def test_the_same_run_is_gone_on_with(resume: str, run: tuple[Path, Any]) -> None:
+    identity = runs.identify(RECIPES["default"], 0, "float32", run[1])
+    runs.open_run(str(run[0]), identity, resume)
+
+
+def test_a_run_is_never_gone_on_with_against_the_users_will(
+    run: tuple[Path, Any],
+) -> None:
+    identity = runs.identify(RECIPES["default"], 0, "float32", run[1])
+    with pytest.raises(SeamlineError, match=r"--resume=never: .* holds a run"):
+        runs.open_run(str(run[0]), identity, "never")
+    with pytest.raises(SeamlineError, match=r"--resume=must: .* holds no run"):
+        runs.open_run(str(run[0] / "none"), identity, "must")
+
+
+def test_before_its_first_checkpoint_a_run_has_nothing_to_lose(
+    run: tuple[Path, Any],
+) -> None:
+    folder = run[0] / "checkpoints" / "last"
+    (folder / "ckpt-3.index").rename(folder / "ckpt-3.data-00000-of-00001")
+    other = runs.identify(RECIPES["tutorial"], 1, "float32", run[1])
+    runs.open_run(str(run[0]), other, "never")
