@@ -14,6 +14,7 @@ from trainer.layout import Layout
 PROGRAM = """
 from trainer import flags
 flags.define_records_flags()
+flags.define_recipe_flags()
 flags.run(lambda argv: print(flags.records_arguments()["layout"]))
 """
 GIVEN = ("--images_dir=i", "--masks_dir=gs://b/m", "--label_names=n.txt")
@@ -96,6 +97,62 @@ def test_flags_that_do_not_go_together_are_refused(
     assert done.stdout == ""
     assert done.stderr.startswith(f"error: {problem}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        (
+            "--epochz=5",
+            "--epochz: no such flag; did you mean --epochs? --help lists all",
+        ),
+        ("--zzzzzz", "--zzzzzz: no such flag; --help lists all"),
+        (
+            "--epochs=abc",
+            "--epochs=abc: invalid literal for int() with base 10: 'abc'; --help says "
+            "what it takes",
+        ),
+        (
+            "--workers=-1",
+            "--workers=-1: -1 is not a non-negative integer; --help says what it takes",
+        ),
+        (
+            "--split_fraction=2",
+            "--split_fraction=2: 2.0 is not a number in the range [0.0, 1.0]; --help "
+            "says what it takes",
+        ),
+        (
+            "--skip_bad=perhaps",
+            "--skip_bad=perhaps: not true or false; --help says what it takes",
+        ),
+        (
+            "--dataset",
+            "Missing value for flag --dataset; --help says what it takes",
+        ),
+    ],
+)
+def test_a_flag_that_cannot_be_is_one_line_and_needs_no_retry(
+    argument: str, line: str
+) -> None:
+    done = ask(argument)
+    assert (done.returncode, done.stdout) == (42, "")
+    assert done.stderr == f"error: {line}\n"
+
+
+DOORS = ("benchmark", "convert", "evaluate", "launch", "predict", "preview", "task")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_command_ends_so(door: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"trainer.{door}", "--zzzzzz=5"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 42
+    assert done.stderr == "error: --zzzzzz: no such flag; --help lists all\n"
 
 
 TWICE = """

@@ -20,6 +20,7 @@ GROUND = {
         "layout",
         "machine",
         "limits",
+        "endings",
     )
 }
 COMMANDS = {
@@ -120,6 +121,7 @@ def test_absl_flags_are_read_by_commands_and_their_shared_flags_alone() -> None:
 
 WITHOUT_TENSORFLOW = [
     *("flags.py", "recipes.py", "labels.py", "launch.py", "layout.py", "machine.py"),
+    "endings.py",
     *(f"storage/{x}.py" for x in ("__init__", "buckets", "disk", "tf_files")),
 ]
 

@@ -221,14 +221,6 @@ def test_a_wrong_value_is_one_clear_line_and_writes_nothing(
     assert expected in refuse(*arguments, cwd=tmp_path)
 
 
-def test_a_misspelt_flag_ends_as_absl_ends_it(tmp_path: Path) -> None:
-    done = run_command("trainer.task", "--epoch=3", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "Unknown command line flag 'epoch'" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert os.listdir(tmp_path) == []
-
-
 def test_bad_pairs_are_refused_by_the_command_and_nothing_is_written(
     dataset: Path,
 ) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from trainer import endings
 from trainer.errors import EXIT_USER_ERROR, SeamlineError, Stopped
 from trainer.layout import Layout
 from trainer.limits import Limits
 from trainer.recipes import RECIPES, Recipe
-from trainer.storage import tf_files
 
 # TensorFlow reads this when it is imported. Without a GPU driver it reports at error
 # level that it found none.
@@ -32,13 +32,6 @@ _DEFINE: dict[str, Callable[..., Any]] = {
     "float": flags.DEFINE_float,
     "str": flags.DEFINE_string,
     "bool": flags.DEFINE_bool,
-}
-
-
-# A file that is not there, may not be read or written, or is of the wrong kind.
-_USER_ERRNOS = {
-    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT),
 }
 
 
@@ -204,17 +197,6 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         signal.signal(signal.SIGTERM, _stop)
         try:
             code = main(argv[1:])
-        except SeamlineError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            code = error.exit_code
-        except OSError as error:
-            # A full disk is told where something is written, without its name.
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if error.errno not in _USER_ERRNOS or not (error.filename or full):
-                raise
-            place = f"{error.filename}: " if error.filename else ""
-            print(f"error: {place}{error.strerror}", file=sys.stderr)
-            code = EXIT_USER_ERROR
         except Stopped as stop:
             print(stop, file=sys.stderr, flush=True)
             code = stop.exit_code
@@ -222,16 +204,37 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             print("stopped by SIGINT", file=sys.stderr, flush=True)
             code = 128 + signal.SIGINT
         except Exception as error:
-            # TensorFlow's own client for gs:// answers by exceptions of TensorFlow.
-            line = tf_files.explain(error)
-            if line is None:
+            ending = endings.explain(error)
+            if ending is None:
                 raise
+            line, code = ending
             print(f"error: {line}", file=sys.stderr, flush=True)
-            code = EXIT_USER_ERROR
         sys.exit(code or 0)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
     raise AssertionError("app.run does not return")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Sets the flags; what is left. A flag that cannot be ends the command here."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {_explain_flag(error)}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def _explain_flag(error: flags.Error) -> str:
+    """One line in our words for what absl finds wrong with a flag."""
+    text = " ".join(str(error).split())
+    if isinstance(error, flags.UnrecognizedFlagError):
+        *_, alike = text.removesuffix(" ?").rpartition("Did you mean: ")
+        known = ", ".join(f"--{name}" for name in alike.split(", "))
+        meant = f"did you mean {known}? " if "Did you mean: " in text else ""
+        return f"--{error.flagname}: no such flag; {meant}--help lists all"
+    # Of a boolean flag absl shows a tuple.
+    text = re.sub(r"\('Non-boolean .*\)$", "not true or false", text)
+    return f"{text.removeprefix('flag ')}; --help says what it takes"
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

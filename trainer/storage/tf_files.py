@@ -24,6 +24,9 @@ _MEANINGS = {
 }
 """By class of error. TensorFlow takes the answers 401 and 403 for one."""
 
+_PASSING = {"UnavailableError", "DeadlineExceededError", "AbortedError"}
+"""Classes of errors with which TensorFlow's client gives up on a server."""
+
 
 def check(path: str) -> None:
     """Makes sure that TensorFlow itself can read and write `path`.
@@ -51,13 +54,30 @@ def check(path: str) -> None:
 def explain(error: Exception) -> str | None:
     """A line for the user on an error of TensorFlow's client; None for any other one.
 
-    An error that may pass by itself, such as a server that is away, is None too.
+    An error that may pass by itself is None too: see `explain_passing`.
     """
-    url = _URL.search(str(error))
     meaning = _MEANINGS.get(type(error).__name__)
+    url = _url_in(error)
+    return f"{url}: {meaning}" if url and meaning else None
+
+
+def explain_passing(error: Exception) -> str | None:
+    """A line for the user where TensorFlow's client could not reach a server."""
+    url = _url_in(error)
+    if not url or type(error).__name__ not in _PASSING:
+        return None
+    return (
+        f"{url}: Cloud Storage could not be reached by TensorFlow; check the network "
+        "and try again"
+    )
+
+
+def _url_in(error: Exception) -> str | None:
+    """The `gs://` url that an error of TensorFlow is about."""
+    url = _URL.search(str(error))
     if url is None or not type(error).__module__.startswith("tensorflow."):
         return None
-    return meaning and f"{url[0].rstrip('/')}: {meaning}"
+    return url[0].rstrip("/")
 
 
 @contextlib.contextmanager
