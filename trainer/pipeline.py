@@ -86,8 +86,6 @@ def run(
     card = prepared.card
     assert card is not None, "one host alone always seals"
     notices = [text for text in (fallback, prepared.notice) if text]
-    if fallback:
-        log.info("Encoder: %s", fallback)
     inputs.check_batch_size(recipe.batch_size, devices.num_replicas_in_sync)
     log_batches(devices, recipe.batch_size)
     identity = runs.identify(recipe, seed, precision, card)
@@ -101,10 +99,8 @@ def run(
         training = loop.Training(
             job, patience=recipe.patience, still_ours=still_ours, **minutes
         )
-        place = prepared.records_dir
-        runs.write_config(
-            run_dir, recipe_name, recipe, identity, place, devices, notices
-        )
+        values = (recipe_name, recipe, identity, prepared.records_dir)
+        runs.write_config(run_dir, *values, devices, notices)
         storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
         training.run()
         if workers.is_chief(devices):
@@ -157,6 +153,8 @@ def settle(recipe: Recipe) -> tuple[Recipe, str]:
     )
     random = weights == "none"
     fell_back = random and recipe.encoder_weights == "auto"
+    if fell_back:
+        log.info("Encoder: %s", _UNTRAINED_NOTICE)
     training = recipe.encoder_training
     if training == "auto" or fell_back:
         training = "full" if random else "finetune"

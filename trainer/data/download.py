@@ -12,7 +12,8 @@ import zipfile
 from tqdm import tqdm
 
 from trainer import storage
-from trainer.errors import SeamlineError
+from trainer.errors import SeamlineError, Unavailable
+from trainer.storage import network
 
 CCP_URL = "https://github.com/bearpaw/clothing-co-parsing/archive/refs/heads/master.zip"
 _CHUNK = 1 << 20
@@ -30,20 +31,21 @@ def fetch_archive(url: str, folder: str) -> None:
       folder: local folder to make.
 
     Raises:
-      SeamlineError: no network, an interrupted transfer, or a broken archive.
+      SeamlineError: the server does not have it, no room for it, or a broken archive.
+      Unavailable: no network, or an interrupted transfer.
     """
-    host = url.split("/")[2]
-    if not storage.reachable(url):
-        raise SeamlineError(
-            f"{url}: {host} cannot be reached; connect, or put the dataset into "
-            f"{folder} (or use --dataset=sample)"
-        )
+    check_host(url, folder)
     storage.make_folder(os.path.dirname(os.path.abspath(folder)))
     archive = f"{folder}.zip.partial"
     try:
         _transfer(url, archive)
     except (OSError, http.client.HTTPException) as error:
-        raise SeamlineError(
+        if not network.may_pass(error):
+            raise SeamlineError(
+                f"{url}: cannot be fetched ({error}); mend that, or put the dataset "
+                f"into {folder}"
+            ) from error
+        raise Unavailable(
             f"{url}: transfer stopped ({error}); run the same command again"
         ) from error
     try:
@@ -54,6 +56,19 @@ def fetch_archive(url: str, folder: str) -> None:
         ) from error
     finally:
         os.remove(archive)
+
+
+def check_host(url: str, folder: str) -> None:
+    """Does nothing where the host of `url` answers.
+
+    Raises:
+      Unavailable: it does not; `folder` is where the dataset could be put instead.
+    """
+    if not storage.reachable(url):
+        raise Unavailable(
+            f"{url}: {url.split('/')[2]} cannot be reached; connect, or put the "
+            f"dataset into {folder} (or use --dataset=sample)"
+        )
 
 
 def _transfer(url: str, path: str) -> None:
@@ -79,7 +94,7 @@ def _transfer(url: str, path: str) -> None:
                 file.write(chunk)
                 bar.update(len(chunk))
             if total is not None and file.tell() != total:
-                raise OSError(f"{file.tell()} of {total} bytes")
+                raise ConnectionError(f"{file.tell()} of {total} bytes")
 
 
 def _unpack(archive: str, folder: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import keras
 
 from trainer import storage
-from trainer.errors import SeamlineError
+from trainer.errors import SeamlineError, Unavailable
+from trainer.storage import network
 
 _WEIGHTS_HOST = "https://storage.googleapis.com"
 
@@ -102,14 +103,15 @@ def resolve_weights(name: str, weights: str, *, image_size: int) -> str:
       image_size: height and width of the model's input.
 
     Raises:
-      SeamlineError: weights asked for by name that cannot be had.
+      SeamlineError: a weights file that is not there.
+      Unavailable: "imagenet" is not at hand and its host cannot be reached.
     """
     find(name)
     if weights == "auto":
         found = imagenet_available(name, image_size=image_size)
         return "imagenet" if found else "none"
     if weights == "imagenet" and not imagenet_available(name, image_size=image_size):
-        raise SeamlineError(
+        raise Unavailable(
             f"--encoder_weights=imagenet: the weights of {name} are not in "
             f"{_cache_folder()} and {_WEIGHTS_HOST} cannot be "
             "reached; connect, give a weights file, or use --encoder_weights=none"
@@ -132,13 +134,21 @@ def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
 
     Raises:
       SeamlineError: the weights do not fit or cannot be had.
+      Unavailable: their host does not answer.
     """
     encoder = find(name)
     # Keras raises a bare Exception where a download fails.
     try:
         base = _construct(encoder, image_size, weights)
+    except SeamlineError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        if network.may_pass(error):
+            raise Unavailable(
+                f"--encoder_weights={weights}: could not be fetched ({reason}); check "
+                "the network and try again"
+            ) from error
         raise SeamlineError(
             f"--encoder_weights={weights}: cannot be loaded into {name} ({reason}); "
             "give a Keras weights file of this network without its top"
