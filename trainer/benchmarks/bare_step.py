@@ -16,7 +16,7 @@ from trainer.model.unet import ModelSpec, build_model
 _CLASSES = 59
 
 
-def main(encoder: str, image_size: int, batch_size: int) -> None:
+def main(encoder: str, image_size: int, batch_size: int, optimizer_name: str) -> None:
     """Builds a U-Net and makes one step on zeros."""
     spec = ModelSpec(
         encoder=encoder,
@@ -28,7 +28,7 @@ def main(encoder: str, image_size: int, batch_size: int) -> None:
         label_names=[str(label) for label in range(_CLASSES)],
     )
     model = build_model(spec)
-    optimizer = keras.optimizers.Adam()
+    optimizer = keras.optimizers.get(optimizer_name)
     optimizer.build(model.trainable_variables)
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     images = tf.zeros([batch_size, image_size, image_size, 3])
@@ -47,4 +47,5 @@ def main(encoder: str, image_size: int, batch_size: int) -> None:
 
 if __name__ == "__main__":
     values = dict(argument[2:].split("=") for argument in sys.argv[1:])
-    main(values["encoder"], int(values["image_size"]), int(values["batch_size"]))
+    size, batch = int(values["image_size"]), int(values["batch_size"])
+    main(values["encoder"], size, batch, values["optimizer"])

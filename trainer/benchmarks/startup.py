@@ -31,6 +31,7 @@ def measure(settings: Settings) -> list[Measurement]:
         f"--encoder={recipe.encoder}",
         f"--image_size={recipe.image_size}",
         f"--batch_size={recipe.batch_size}",
+        f"--optimizer={recipe.optimizer}",
     ]
     found: dict[str, list[tuple[float, float]]] = {"task": [], "bare": []}
     for _ in range(settings.repeats):
