@@ -286,6 +286,7 @@ def run_dir_of(text: str, records_dir: Path) -> str:
             strategy="one_device",
             num_virtual_devices=0,
             resume="must",
+            minutes={},
         )
     return str(refused.value)
 

@@ -246,7 +246,7 @@ def test_a_signal_during_validation_stops_it_and_costs_no_step(
     monkeypatch.setattr(
         loop.Training,
         "_call",
-        lambda self, end: (steps.append(self._progress.step), record(self, end)),
+        lambda self: (steps.append(self._progress.step), record(self)),
     )
     assert_same(train(tmp_path / "run"), unbroken)
     assert min(steps) == 3

@@ -40,8 +40,9 @@ print(len(seen), "examples seen")
 """
 
 GROWTH = """
-import resource, sys
+import os, sys
 import numpy as np
+from trainer.benchmarks.memory import peak_kb
 from trainer.data import augment, inputs
 from trainer.data.examples import in_memory
 from trainer.data.order import Order
@@ -50,7 +51,8 @@ from trainer.limits import Limits
 CALLS, AHEAD, POLICY = 4, 1, augment.find(sys.argv[1])
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    # Not that of getrusage: it begins with the peak of the process that started it.
+    return peak_kb(os.getpid()) << 10
 
 def grow(size):
     random = np.random.default_rng(0)

@@ -36,7 +36,7 @@ def peak_memory_mb(arguments: list[str]) -> float:
             for pid in _session(process.pid):
                 # Not the greatest: until a new process is its own program, the kernel
                 # shows the peak of the one that started it.
-                peaks[pid] = _peak_kb(pid) or peaks.get(pid, 0)
+                peaks[pid] = peak_kb(pid) or peaks.get(pid, 0)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -61,7 +61,8 @@ def _session(leader: int) -> list[int]:
     return found
 
 
-def _peak_kb(pid: int) -> int:
+def peak_kb(pid: int) -> int:
+    """KiB that a process has held at most; 0 where there is none."""
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8") as file:
             lines = [line for line in file if line.startswith("VmHWM:")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import tempfile
 import time
 
 from trainer import dataset
+from trainer.benchmarks import memory
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
 from trainer.engine.pace import FIRST_STEP
@@ -80,10 +80,9 @@ def _until_first_step(command: list[str]) -> tuple[float, float]:
             if FIRST_STEP in line:
                 break
         seconds = time.perf_counter() - began
+        # What the kernel says when it has ended would be our own peak, if greater.
+        megabytes = memory.peak_kb(process.pid) / 1024
         process.kill()
-        _, _, used = os.wait4(process.pid, 0)
-        # Popen would wait for a process that is gone.
-        process.returncode = 0
     if FIRST_STEP not in said:
         raise SeamlineError(f"python -m {command[0]}: made no step; it said:\n{said}")
-    return seconds, used.ru_maxrss / 1024
+    return seconds, megabytes
