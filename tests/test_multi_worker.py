@@ -159,7 +159,7 @@ def test_the_command_trains_on_two_workers_and_the_chief_alone_writes(
         *("--encoder_training=frozen", "--image_size=32", "--batch_size=4"),
         *("--steps_per_epoch=2", "--epochs=1", "--run_dir=run"),
     )
-    ended = run_workers("trainer.task", *arguments, cwd=tmp_path, timeout=150)
+    ended = run_workers("trainer.task", *arguments, cwd=tmp_path, timeout=400)
     assert [x.code for x in ended] == [0, 0], ended
     assert "Batch: 4 examples in all, 2 a replica: 2 workers" in ended[1].output
     assert "Done: open run/report.html" in ended[0].output
