@@ -54,6 +54,9 @@ def test_every_knob_explains_itself() -> None:
         ("momentum", 1.0, "[0, 1)"),
         ("ema", 1.0, "[0, 1)"),
         ("accumulate", 0, "at least 1"),
+        ("unfreeze_epoch", -1, "at least 0"),
+        ("layer_decay", 0.0, "greater than 0"),
+        ("encoder_learning_rate_factor", 0.0, "greater than 0"),
         ("schedule", "exponential", "polynomial"),
         ("patience", -1, "at least 0"),
     ],
@@ -72,6 +75,15 @@ def test_a_value_that_cannot_work_is_refused_with_the_fix(
     [
         ({"learning_rate_floor": 0.1}, "--learning_rate_floor=0.1: is above"),
         ({"accumulate": 3}, "--accumulate=3: does not divide --batch_size=8"),
+        ({"unfreeze_epoch": 50}, "--unfreeze_epoch=50: --epochs=50 end before"),
+        (
+            {"layer_decay": 0.5, "encoder_training": "frozen"},
+            "--layer_decay=0.5: is for an encoder that learns",
+        ),
+        (
+            {"unfreeze_epoch": 2, "encoder_training": "frozen"},
+            "--unfreeze_epoch=2: is for an encoder that learns",
+        ),
         ({"nesterov": True}, "--nesterov: is a kind of sgd"),
         (
             {"warmup_steps": 6, "epochs": 2, "steps_per_epoch": 3},

@@ -306,3 +306,43 @@ def test_help_lists_every_flag_others_rely_on(tmp_path: Path) -> None:
         *("save_minutes", "max_minutes", "patience"),
     ):
         assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout, name
+
+
+OPTIONS = (
+    *("--schedule=polynomial", "--warmup_steps=1", "--learning_rate_floor=1e-5"),
+    *("--ema=0.5", "--accumulate=2", "--precision=float16", "--clip_norm=0.5"),
+    *("--unfreeze_epoch=1", "--encoder_learning_rate_factor=0.5", "--layer_decay=0.8"),
+)
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [("--xla=true",), ("--strategy=mirrored", "--num_virtual_devices=2")],
+    ids=["one device, compiled", "two replicas"],
+)
+def test_all_options_work_together(
+    devices: tuple, records_dir: Path, tmp_path: Path
+) -> None:
+    given = ("--epochs=2", f"--records_dir={records_dir}", "--run_dir=run")
+    command = ("trainer.task", *SMALL, *given, *OPTIONS, *devices)
+    done = run_command(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    # Steps whose gradients overflow do not count.
+    assert 1e-5 <= rows[-1]["learning_rate"] < rows[0]["learning_rate"] <= 1e-3
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    best = max(row["val_mean_iou"] for row in rows)
+    assert scores["mean_iou"] == pytest.approx(best, abs=2e-3)
+
+
+def test_options_that_cannot_work_are_refused_before_data_is_touched(
+    tmp_path: Path,
+) -> None:
+    line = refuse(
+        *("--dataset=nowhere", "--xla=true", "--encoder_weights=none"),
+        *("--strategy=mirrored", "--num_virtual_devices=2"),
+        cwd=tmp_path,
+    )
+    assert "--xla=true" in line
+    assert "--strategy=one_device" in line

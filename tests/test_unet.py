@@ -10,8 +10,14 @@ import pytest
 
 from trainer.errors import SeamlineError
 from trainer.labels import CCP_LABELS
-from trainer.model import encoders
-from trainer.model.unet import ModelSpec, batch_norms, build_model, upsample
+from trainer.model import encoders, stages
+from trainer.model.unet import (
+    ModelSpec,
+    batch_norms,
+    build_model,
+    still_batch_norms,
+    upsample,
+)
 
 
 def spec(**changes: object) -> ModelSpec:
@@ -127,12 +133,13 @@ def test_the_encoder_is_trained_as_asked(
     assert bool(model.get_layer("mobilenetv2").trainable_variables) is encoder_learns
 
 
-def test_logits_are_float32_whatever_the_model_computes_in() -> None:
-    model = build_model(spec(image_size=32, precision="bfloat16"))
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_logits_are_float32_whatever_the_model_computes_in(precision: str) -> None:
+    model = build_model(spec(image_size=32, precision=precision))
     assert keras.config.dtype_policy().name == "float32"
     logits = model(np.zeros((1, 32, 32, 3), np.float32))
     assert logits.dtype == "float32"
-    assert model.get_layer("upsample_64").layers[0].compute_dtype == "bfloat16"
+    assert model.get_layer("upsample_64").layers[0].compute_dtype == precision
     assert all(w.dtype == "float32" for w in model.weights)
 
 
@@ -202,3 +209,38 @@ def test_cached_files_are_looked_for_under_the_names_that_keras_gives_them() -> 
     start, end = encoders.find("mobilenetv2").weights_file.split("1.0_{size}")
     assert start in source
     assert end in source
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_every_kernel_of_the_encoder_belongs_to_the_stage_of_its_stride(
+    name: str,
+) -> None:
+    model = build_model(spec(encoder=name, encoder_training="full", image_size=64))
+    found = stages.encoder_stages(model, name)
+    encoder = model.get_layer(name)
+    within = {id(x) for x in encoder.trainable_variables}
+    for variable, stage in zip(model.trainable_variables, found, strict=True):
+        assert (stage is not None) is (id(variable) in within)
+    by_id = dict(zip(map(id, model.trainable_variables), found, strict=True))
+    for layer in encoder.layers:
+        if not isinstance(layer, keras.layers.Conv2D):
+            continue
+        # Behind a skip comes first what still has its stride.
+        halvings = int(np.log2(64 // layer.output.shape[1]))
+        assert by_id[id(layer.kernel)] in (halvings - 1, halvings), layer.name
+    assert set(found) == {None, 0, 1, 2, 3, 4}
+
+
+def test_learning_rates_fall_towards_the_input() -> None:
+    factors = stages.rate_factors([None, 4, 3, 0], encoder=0.5, layer_decay=0.1)
+    assert factors == pytest.approx((1, 0.5, 0.05, 0.5e-4))
+
+
+def test_still_batch_norms_move_again_afterwards() -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+    mean = model.layers[0].moving_mean
+    with still_batch_norms(model):
+        model(np.ones((3, 2), np.float32), training=True)
+        np.testing.assert_array_equal(mean, [0, 0])
+    model(np.ones((3, 2), np.float32), training=True)
+    assert np.all(np.array(mean) > 0)

@@ -19,12 +19,12 @@ from trainer.data.card import Card, has_card, read_card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
-from trainer.engine import evaluation, loop, runs, schedules, state, workers
+from trainer.engine import evaluation, loop, options, runs, state, workers
 from trainer.engine.averages import Averages
 from trainer.engine.steps import Job
 from trainer.engine.strategy import build_strategy, log_batches
 from trainer.errors import SeamlineError
-from trainer.model import encoders, losses
+from trainer.model import encoders, losses, stages
 from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
 from trainer.results.export import export_model
@@ -50,6 +50,7 @@ def run(
     run_dir: str | None,
     seed: int,
     precision: str,
+    xla: str,
     strategy: str,
     num_virtual_devices: int,
     resume: str,
@@ -66,7 +67,8 @@ def run(
       run_dir: where results go; None: a folder under `runs/` named after all that
         shapes the result, so that the same command finds its run again.
       seed: of initial weights, order and augmentation.
-      precision: "float32" or "bfloat16" (mixed: float32 weights and logits).
+      precision: see `options.settle_precision`; weights and logits are float32 always.
+      xla: see `options.settle_xla`.
       strategy, num_virtual_devices: see `build_strategy`.
       resume: "auto", "never" or "must".
       minutes: `save_minutes` and `max_minutes` of `loop.Training`.
@@ -82,11 +84,15 @@ def run(
     recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
+    replicas = devices.num_replicas_in_sync
+    inputs.check_batch_size(recipe.batch_size, replicas)
+    compiled = options.settle_xla(xla)
+    options.check(recipe, xla=compiled, replicas=replicas)
+    precision = options.settle_precision(precision)
     prepared = _prepare(devices, data)
     card = prepared.card
     assert card is not None, "one host alone always seals"
     notices = [text for text in (fallback, prepared.notice) if text]
-    inputs.check_batch_size(recipe.batch_size, devices.num_replicas_in_sync)
     log_batches(devices, recipe.batch_size)
     identity = runs.identify(recipe, seed, precision, card)
     workers.refuse_difference(devices, identity)
@@ -95,7 +101,9 @@ def run(
         records_dir = dataset.stage(prepared.records_dir, stage_dir)
         stream, val = open_input(recipe, records_dir, card, seed, input_limits)
         spec = build_spec(recipe, card, precision)
-        job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
+        job = build_job(
+            run_dir, spec, recipe, card, seed, devices, stream, val, compiled
+        )
         training = loop.Training(
             job, patience=recipe.patience, still_ours=still_ours, **minutes
         )
@@ -208,6 +216,7 @@ def build_job(
     devices: tf.distribute.Strategy,
     stream: Stream,
     val: Examples,
+    xla: bool = False,
 ) -> Job:
     """Model, optimizer and loss on the devices, and all else that the loop needs."""
     steps = recipe.steps_per_epoch or stream.steps
@@ -218,19 +227,9 @@ def build_job(
             encoder_weights=recipe.encoder_weights,
             synchronized=devices.num_replicas_in_sync > 1,
         )
-        optimizer = schedules.build_optimizer(
-            recipe.optimizer,
-            learning_rate=recipe.learning_rate,
-            schedule=recipe.schedule,
-            total_steps=steps * recipe.epochs,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            floor=recipe.learning_rate_floor,
-            power=recipe.schedule_power,
-            warmup_steps=recipe.warmup_steps,
+        optimizer = options.build_optimizer(
+            recipe, model, steps * recipe.epochs, precision=spec.precision
         )
-        optimizer.build(model.trainable_variables)
     learned = sum(math.prod(x.shape) for x in model.trainable_variables)
     log.info(
         "Model: %s U-Net at %d², %s encoder, %d parameters, %d of them learn; "
@@ -243,6 +242,7 @@ def build_job(
         steps,
         recipe.batch_size,
     )
+    late = recipe.unfreeze_epoch > 0
     return Job(
         model=model,
         optimizer=optimizer,
@@ -261,6 +261,9 @@ def build_job(
         run_dir=run_dir,
         accumulate=recipe.accumulate,
         averages=Averages(model, recipe.ema, devices) if recipe.ema else None,
+        encoder=stages.encoder_of(model, recipe.encoder) if late else None,
+        unfreeze_step=recipe.unfreeze_epoch * steps,
+        xla=xla,
     )
 
 

@@ -32,6 +32,17 @@ class Recipe:
         "with random ones",
         *("auto", "frozen", "finetune", "full"),
     )
+    unfreeze_epoch: int = _knob(
+        "epochs in which the decoder learns alone, the encoder frozen; then "
+        "encoder_training holds"
+    )
+    encoder_learning_rate_factor: float = _knob(
+        "times the learning rate: that of the encoder"
+    )
+    layer_decay: float = _knob(
+        "each of the encoder's five stages learns so many times as fast as the next "
+        "deeper one; 1: all alike"
+    )
     preprocessing: str = _knob(
         "what the model does with pixels first: encoder: as the encoder was "
         "pretrained; unit: divide by 255, as the tutorial does",
@@ -93,6 +104,9 @@ _DEFAULT = Recipe(
     encoder="densenet121",
     encoder_weights="auto",
     encoder_training="auto",
+    unfreeze_epoch=0,
+    encoder_learning_rate_factor=1.0,
+    layer_decay=1.0,
     preprocessing="encoder",
     image_size=128,
     batch_size=8,
@@ -175,6 +189,7 @@ def check(recipe: Recipe) -> None:
         ("batch_size", 1),
         ("accumulate", 1),
         ("epochs", 1),
+        ("unfreeze_epoch", 0),
         ("steps_per_epoch", 0),
         ("patience", 0),
         ("warmup_steps", -1),
@@ -197,7 +212,10 @@ def check(recipe: Recipe) -> None:
             f"--repeat_threshold={recipe.repeat_threshold}: a share of the images, "
             "must lie in 0..1"
         )
-    for knob in ("learning_rate", "schedule_power"):
+    for knob in (
+        *("learning_rate", "schedule_power"),
+        *("encoder_learning_rate_factor", "layer_decay"),
+    ):
         if not getattr(recipe, knob) > 0:
             raise SeamlineError(
                 f"--{knob}={getattr(recipe, knob)}: must be greater than 0"
@@ -237,4 +255,24 @@ def _check_together(recipe: Recipe) -> None:
         raise SeamlineError(
             f"--warmup_steps={recipe.warmup_steps}: the training has {steps} steps in "
             "all; give fewer"
+        )
+    _check_encoder(recipe)
+
+
+def _check_encoder(recipe: Recipe) -> None:
+    """Refuses values for an encoder that learns beside one that never does."""
+    if recipe.encoder_training == "frozen":
+        for knob, idle in (
+            *(("unfreeze_epoch", 0), ("encoder_learning_rate_factor", 1)),
+            ("layer_decay", 1),
+        ):
+            if getattr(recipe, knob) != idle:
+                raise SeamlineError(
+                    f"--{knob}={getattr(recipe, knob)}: is for an encoder that learns, "
+                    "and --encoder_training=frozen; give finetune or full"
+                )
+    if recipe.unfreeze_epoch >= recipe.epochs:
+        raise SeamlineError(
+            f"--unfreeze_epoch={recipe.unfreeze_epoch}: --epochs={recipe.epochs} end "
+            "before the encoder learns; give fewer, or --encoder_training=frozen"
         )

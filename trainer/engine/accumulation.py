@@ -29,6 +29,7 @@ class Accumulation:
       variables: those that learn.
       parts: into how many the examples of each replica are cut.
       clip_norm: see `apply_gradients`.
+      compiled: makes the compiled form of what a replica computes; None: as it is.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class Accumulation:
         variables: Sequence[keras.Variable],
         parts: int,
         clip_norm: float,
+        compiled: Callable[[Callable], Callable] | None = None,
     ) -> None:
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._strategy, self._variables = strategy, list(variables)
         self._parts, self._clip_norm = parts, clip_norm
+        self._first_pass = compiled(self._sums_of) if compiled else self._sums_of
+        self._main_pass = compiled(self._add) if compiled else self._add
         with strategy.scope():
             self._gradients = [
                 tf.Variable(
@@ -61,7 +65,7 @@ class Accumulation:
         weights = self._derivatives(images, masks)
         sums, counts = self._nothing(), [tf.constant(0, tf.int64)] * 2
         for part in tf.range(self._parts):
-            new = self._run(self._add, images, masks, part, weights)
+            new = self._run(self._main_pass, images, masks, part, weights)
             sums, counts = tf.nest.map_structure(tf.add, (sums, counts), new)
         self._strategy.run(self._apply)
         return self._loss.value(sums), counts[0], counts[1]
@@ -72,7 +76,7 @@ class Accumulation:
             sums = self._nothing()
             with _still_statistics(self._model):
                 for part in tf.range(self._parts):
-                    new = self._run(self._sums_of, images, masks, part)
+                    new = self._run(self._first_pass, images, masks, part)
                     sums = tf.nest.map_structure(tf.add, sums, new)
         else:
             sums = self._run(self._sums_without_logits, masks)

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from trainer.engine import optimizers
+from trainer.engine.optimizers import Rates
 from trainer.errors import SeamlineError
 
 SCHEDULES = ("constant", "cosine", "polynomial")
@@ -122,6 +123,8 @@ def build_optimizer(
     floor: float = 0.0,
     power: float = 1.0,
     warmup_steps: int = -1,
+    rates: Rates | None = None,
+    loss_scaling: bool = False,
 ) -> keras.optimizers.Optimizer:
     """A Keras optimizer.
 
@@ -133,6 +136,10 @@ def build_optimizer(
         Decay Regularization", 2019).
       momentum, nesterov: of sgd (Sutskever et al., "On the importance of
         initialization and momentum in deep learning", 2013).
+      rates: of each variable; None: all learn alike.
+      loss_scaling: scale the loss so that float16 gradients neither vanish nor
+        overflow; a step whose gradients overflow moves nothing (Micikevicius et al.,
+        "Mixed Precision Training", 2018).
 
     Raises:
       SeamlineError: an unknown name, or a warm-up that does not end.
@@ -145,6 +152,18 @@ def build_optimizer(
         warmup_steps=warmup_steps,
         total_steps=total_steps,
     )
+    optimizer = _named(name, rate, weight_decay, momentum, nesterov)
+    optimizer.rates = rates
+    return keras.optimizers.LossScaleOptimizer(optimizer) if loss_scaling else optimizer
+
+
+def _named(
+    name: str,
+    rate: float | Schedule,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool,
+) -> keras.optimizers.Optimizer:
     if name == "rmsprop":
         return optimizers.RMSprop(rate)
     if name == "adam":

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +25,9 @@ from trainer.engine.strategy import share_of
 from trainer.engine.updates import add_over_replicas, apply_gradients, hits
 from trainer.labels import IGNORE_LABEL
 from trainer.model.losses import Sum
+from trainer.model.unet import still_batch_norms
+
+log = logging.getLogger("seamline")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class Job:
       run_dir: where it all goes.
       accumulate: into how many parts, one after the other, each batch is cut.
       averages: of the weights; None: off.
+      encoder: the part of the model that learns from `unfreeze_step` on and stays as it
+        is before, statistics of its batch norms too; None: all learns from the start.
+      unfreeze_step: see `encoder`.
+      xla: whether XLA compiles the step, for one device only.
     """
 
     model: keras.Model
@@ -57,6 +66,9 @@ class Job:
     run_dir: str
     accumulate: int = 1
     averages: Averages | None = None
+    encoder: keras.Model | None = None
+    unfreeze_step: int = 0
+    xla: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -87,8 +99,22 @@ def training_iterator(job: Job, start: int) -> Iterator:
 
 def compile_training(job: Job) -> Callable:
     """(iterator, count, first step) -> loss sum, right, labelled, wait, bad step."""
+    phase = functools.cache(functools.partial(_compile_phase, job))
+
+    def run_steps(iterator: Iterator, count: tf.Tensor, first: tf.Tensor) -> Any:
+        frozen = job.encoder is not None and int(first) < job.unfreeze_step
+        return phase(frozen)(iterator, count, first)
+
+    return run_steps
+
+
+def _compile_phase(job: Job, frozen: bool) -> Callable:
+    """As `compile_training`, for steps before `unfreeze_step` or for those after."""
     strategy = job.strategy
-    step = _step_in_parts(job) if job.accumulate > 1 else _whole_step(job)
+    if job.encoder is not None:
+        when = f"frozen up to step {job.unfreeze_step}" if frozen else "learns"
+        log.info("Encoder: %s; compiling that step", when)
+    step = _step_of(job, frozen)
 
     @tf.function
     def run_steps(
@@ -117,10 +143,36 @@ def compile_training(job: Job) -> Callable:
     return run_steps
 
 
-def _whole_step(job: Job) -> Callable:
-    """(images, masks) -> loss, right and labelled pixels, after one update."""
-    replicas = job.strategy.num_replicas_in_sync
+def _step_of(job: Job, frozen: bool) -> Callable:
+    """Distributed (images, masks) -> loss, right and labelled pixels; one update."""
     variables = job.model.trainable_variables
+    if not frozen:
+        return _step_on(job, variables)
+    assert job.encoder is not None
+    encoder = {id(x) for x in job.encoder.variables}
+    step = _step_on(job, [x for x in variables if id(x) not in encoder])
+
+    def frozen_step(images: Any, masks: Any) -> tuple[tf.Tensor, ...]:
+        with still_batch_norms(job.encoder):
+            return step(images, masks)
+
+    return frozen_step
+
+
+def _step_on(job: Job, variables: list[keras.Variable]) -> Callable:
+    compiled = functools.partial(tf.function, jit_compile=True) if job.xla else None
+    if job.accumulate > 1:
+        return Accumulation(
+            job.model,
+            job.loss,
+            job.optimizer,
+            job.strategy,
+            variables=variables,
+            parts=job.accumulate,
+            clip_norm=job.clip_norm,
+            compiled=compiled,
+        ).step
+    replicas = job.strategy.num_replicas_in_sync
 
     def replica_step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, ...]:
         with tf.GradientTape() as tape:
@@ -134,24 +186,13 @@ def _whole_step(job: Job) -> Callable:
         right, labelled = add_over_replicas(hits(logits, masks))
         return loss, right, labelled
 
+    compute = compiled(replica_step) if compiled else replica_step
+
     def step(images: Any, masks: Any) -> tuple[tf.Tensor, ...]:
-        outputs = job.strategy.run(replica_step, args=(images, masks))
+        outputs = job.strategy.run(compute, args=(images, masks))
         return tuple(job.strategy.experimental_local_results(x)[0] for x in outputs)
 
     return step
-
-
-def _step_in_parts(job: Job) -> Callable:
-    """As `_whole_step`, in less memory."""
-    return Accumulation(
-        job.model,
-        job.loss,
-        job.optimizer,
-        job.strategy,
-        variables=job.model.trainable_variables,
-        parts=job.accumulate,
-        clip_norm=job.clip_norm,
-    ).step
 
 
 def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:

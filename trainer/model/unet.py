@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 
 import keras
 
@@ -17,8 +19,8 @@ UPSAMPLE_FILTERS = (512, 256, 128, 64)
 class ModelSpec:
     """All that is needed to build the same model again; saved as `model.json`.
 
-    `precision` is "float32" or "bfloat16": what layers compute in, not what weights
-    and logits are.
+    `precision` is "float32", "bfloat16" or "float16": what layers compute in, not what
+    weights and logits are.
     """
 
     encoder: str
@@ -124,6 +126,19 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """All batch-norm layers of a model, nested ones too."""
     kind = keras.layers.BatchNormalization
     return [x for x in model._flatten_layers() if isinstance(x, kind)]
+
+
+@contextlib.contextmanager
+def still_batch_norms(model: keras.Model) -> Iterator[None]:
+    """Batch norms called meanwhile use their statistics, and do not move them."""
+    learning = [x for x in batch_norms(model) if x.trainable]
+    for layer in learning:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer in learning:
+            layer.trainable = True
 
 
 def _set_training(encoder: keras.Model, spec: ModelSpec) -> None:

@@ -1,0 +1,185 @@
+"""What the steps are computed in, and by which compiler."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.options import (
+    DEVICES,
+    furthest,
+    job_with,
+    one_device,
+    plain_model,
+    take_steps,
+    trainable,
+    two_replicas,
+)
+from trainer import recipes
+from trainer.engine import loop, options, steps
+from trainer.engine.steps import Job
+from trainer.errors import SeamlineError
+
+
+def job_in(
+    precision: str, run_dir: Path, devices: tf.distribute.Strategy, **changes: object
+) -> Job:
+    """A job whose layers compute in that precision and whose logits are float32."""
+    keras.utils.set_random_seed(0)
+    before = keras.config.dtype_policy()
+    if precision != "float32":
+        keras.config.set_dtype_policy(f"mixed_{precision}")
+    try:
+        with devices.scope():
+            inner = plain_model()
+            logits = keras.layers.Activation("linear", dtype="float32")(inner.output)
+            model = keras.Model(inner.input, logits)
+    finally:
+        keras.config.set_dtype_policy(before)
+    optimizer = {"momentum": 0.0, "loss_scaling": precision == "float16"}
+    return job_with(run_dir, devices, optimizer, model=model, **changes)
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-2])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_low_precision_step_is_nearly_that_of_float32(
+    precision: str,
+    clip_norm: float,
+    accumulate: int,
+    devices: Callable,
+    tmp_path: Path,
+) -> None:
+    found = []
+    for name in ("float32", precision):
+        values = {"clip_norm": clip_norm, "accumulate": accumulate}
+        job = job_in(name, tmp_path / name, devices(), **values)
+        before = trainable(job)
+        loss = take_steps(job, 1)[0]
+        found.append(
+            (loss, [a - b for a, b in zip(trainable(job), before, strict=True)])
+        )
+    (exact, moves), (rough, rough_moves) = found
+    assert rough == pytest.approx(exact, rel=2e-2)
+    assert rough != exact
+    largest = max(float(np.abs(x).max()) for x in moves)
+    assert 0 < furthest(moves, rough_moves) < 0.1 * largest
+    if clip_norm:
+        norm = np.sqrt(sum((x**2).sum() for x in rough_moves))
+        assert norm == pytest.approx(0.02 * clip_norm, rel=1e-2)
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_that_overflows_moves_nothing_and_halves_the_scale(
+    accumulate: int, devices: Callable, tmp_path: Path
+) -> None:
+    job = job_in("float16", tmp_path / "run", devices(), accumulate=accumulate)
+    job.optimizer.dynamic_growth_steps = 2
+    assert float(job.optimizer.dynamic_scale.numpy()) == 2.0**15
+    job.optimizer.dynamic_scale.assign(2.0**100)
+    before = trainable(job)
+    run_steps = steps.compile_training(job)
+    batches = steps.training_iterator(job, 0)
+    totals = run_steps(batches, tf.constant(1), tf.constant(0))
+    assert int(totals[-1]) == -1
+    assert np.isfinite(float(totals[0]))
+    assert furthest(trainable(job), before) == 0
+    assert float(job.optimizer.dynamic_scale.numpy()) == 2.0**99
+    assert int(job.optimizer.iterations.numpy()) == 0
+    job.optimizer.dynamic_scale.assign(2.0**10)
+    totals = run_steps(batches, tf.constant(2), tf.constant(1))
+    assert furthest(trainable(job), before) > 1e-4
+    assert float(job.optimizer.dynamic_scale.numpy()) == 2.0**11
+    assert int(job.optimizer.iterations.numpy()) == 2
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+def test_the_scale_of_the_loss_survives_a_stop(
+    devices: Callable, tmp_path: Path
+) -> None:
+    job = job_in("float16", tmp_path / "run", devices())
+    job.optimizer.dynamic_scale.assign(2.0**100)
+    loop.train(job)
+    again = job_in("float16", tmp_path / "run", devices())
+    loop.train(again)
+    assert float(again.optimizer.dynamic_scale.numpy()) == 2.0**91
+    assert furthest(trainable(again), trainable(job)) == 0
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind: list(capabilities)
+    )
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"compute_capability": gpu},
+    )
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ((), "float32"),
+        (((8, 0),), "bfloat16"),
+        (((9, 0), (8, 9)), "bfloat16"),
+        (((9, 0), (7, 5)), "float32"),
+    ],
+)
+def test_auto_takes_bfloat16_where_all_gpus_multiply_it(
+    capabilities: tuple, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(monkeypatch, *capabilities)
+    assert options.settle_precision("auto") == expected
+    assert options.settle_precision("float16") == "float16"
+
+
+def compiled_by_xla(job: Job) -> bool:
+    """Whether the graph of the job's steps holds a function for XLA."""
+    run_steps = steps._compile_phase(job, False)
+    batches = steps.training_iterator(job, 0)
+    values = (batches, tf.constant(1), tf.constant(0))
+    graph = run_steps.get_concrete_function(*values).graph.as_graph_def()
+    return any(
+        "_XlaMustCompile" in function.attr and function.attr["_XlaMustCompile"].b
+        for function in graph.library.function
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_xla_compiles_the_step_and_changes_no_more_than_rounding(
+    precision: str, accumulate: int, tmp_path: Path
+) -> None:
+    found = []
+    for xla in (False, True):
+        values = {"xla": xla, "accumulate": accumulate}
+        job = job_in(precision, tmp_path / str(xla), one_device(), **values)
+        assert compiled_by_xla(job) is xla
+        found.append((take_steps(job, 3), trainable(job)))
+    tolerance = 1e-5 if precision == "float32" else 1e-3
+    assert found[0][0] == pytest.approx(found[1][0], rel=tolerance)
+    assert furthest(found[0][1], found[1][1]) < tolerance
+
+
+def test_xla_cannot_compile_the_step_of_several_replicas(tmp_path: Path) -> None:
+    job = job_in("float32", tmp_path / "run", two_replicas(), xla=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="different_device"):
+        take_steps(job, 1)
+    with pytest.raises(SeamlineError, match="--xla=true: XLA compiles the step of one"):
+        options.check(recipes.RECIPES["default"], xla=True, replicas=2)
+
+
+def test_parts_that_replicas_cannot_share_are_refused_with_the_nearest() -> None:
+    recipe = dataclasses.replace(recipes.RECIPES["default"], accumulate=4)
+    options.check(recipe, xla=True, replicas=1)
+    with pytest.raises(SeamlineError, match=r"--accumulate=4: .* nearest: 12 or 24"):
+        options.check(recipe, xla=False, replicas=3)

@@ -1,0 +1,112 @@
+"""From a recipe and a machine to what the engine needs; refuses what cannot work."""
+
+from __future__ import annotations
+
+import logging
+
+import keras
+import tensorflow as tf
+
+from trainer.engine import schedules
+from trainer.engine.optimizers import Rates
+from trainer.errors import SeamlineError
+from trainer.model import stages
+from trainer.recipes import Recipe
+
+log = logging.getLogger("seamline")
+
+PRECISIONS = ("float32", "bfloat16", "float16", "auto")
+XLA = ("auto", "true", "false")
+
+# NVIDIA's tensor cores multiply bfloat16 since Ampere.
+_BFLOAT16_SINCE = (8, 0)
+
+
+def settle_precision(precision: str) -> str:
+    """Settles "auto": bfloat16 if all GPUs multiply it, else float32; says why.
+
+    bfloat16 has the range of float32, so no loss needs scaling (Kalamkar et al., "A
+    Study of BFLOAT16 for Deep Learning Training", 2019).
+
+    Args:
+      precision: one of `PRECISIONS`.
+    """
+    if precision != "auto":
+        return precision
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    found = [x.get("compute_capability", (0, 0)) for x in details]
+    if not gpus:
+        chosen, reason = "float32", "no GPU"
+    elif all(capability >= _BFLOAT16_SINCE for capability in found):
+        chosen, reason = "bfloat16", "all GPUs have compute capability 8.0 or more"
+    else:
+        version = ".".join(map(str, min(found)))
+        chosen, reason = "float32", f"a GPU has compute capability {version}, below 8.0"
+    log.info("Precision: %s, since %s", chosen, reason)
+    return chosen
+
+
+def settle_xla(xla: str) -> bool:
+    """Settles "auto", one of `XLA`: off, since no faster case has been measured."""
+    return xla == "true"
+
+
+def check(recipe: Recipe, *, xla: bool, replicas: int) -> None:
+    """Refuses what cannot work on so many replicas, before data is touched.
+
+    Raises:
+      SeamlineError: names the flag, the value, the reason and what would do.
+    """
+    if xla and replicas > 1:
+        raise SeamlineError(
+            f"--xla=true: XLA compiles the step of one device, and {replicas} replicas "
+            "have one each; give --xla=false or --strategy=one_device"
+        )
+    pieces = replicas * recipe.accumulate
+    if recipe.accumulate > 1 and recipe.batch_size % pieces:
+        low = max(recipe.batch_size // pieces, 1) * pieces
+        raise SeamlineError(
+            f"--accumulate={recipe.accumulate}: {replicas} replicas of so many parts "
+            f"do not divide --batch_size={recipe.batch_size}; nearest: {low} or "
+            f"{low + pieces}"
+        )
+
+
+def build_optimizer(
+    recipe: Recipe, model: keras.Model, total_steps: int, *, precision: str
+) -> keras.optimizers.Optimizer:
+    """The recipe's optimizer with all its variables; called in the strategy's scope.
+
+    Args:
+      recipe: checked.
+      model: of `build_model`.
+      total_steps: of the whole training.
+      precision: settled.
+    """
+    found = stages.encoder_stages(model, recipe.encoder)
+    late = recipe.unfreeze_epoch > 0
+    rates = Rates(
+        factors=stages.rate_factors(
+            found,
+            encoder=recipe.encoder_learning_rate_factor,
+            layer_decay=recipe.layer_decay,
+        ),
+        late=tuple(late and stage is not None for stage in found),
+    )
+    optimizer = schedules.build_optimizer(
+        recipe.optimizer,
+        learning_rate=recipe.learning_rate,
+        schedule=recipe.schedule,
+        total_steps=total_steps,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        floor=recipe.learning_rate_floor,
+        power=recipe.schedule_power,
+        warmup_steps=recipe.warmup_steps,
+        rates=rates,
+        loss_scaling=precision == "float16",
+    )
+    optimizer.build(model.trainable_variables)
+    return optimizer

@@ -1,0 +1,49 @@
+"""Which stage of the encoder a variable belongs to, and how fast each stage learns."""
+
+from __future__ import annotations
+
+import keras
+
+from trainer.model import encoders
+
+
+def encoder_of(model: keras.Model, name: str) -> keras.Model:
+    """The encoder inside a model of `build_model`.
+
+    Args:
+      model: the U-Net.
+      name: of its encoder, a key of `ENCODERS`.
+    """
+    return model.get_layer(name)
+
+
+def encoder_stages(model: keras.Model, name: str) -> list[int | None]:
+    """The stage of each trainable variable; None outside the encoder.
+
+    Stage 0 leads to the skip at stride 2, stage 4 to the output at stride 32.
+
+    Args:
+      model: of `build_model`.
+      name: of its encoder, a key of `ENCODERS`.
+    """
+    skips, stage = encoders.find(name).skips, 0
+    found: dict[int, int] = {}
+    # Keras sorts layers by depth, so those before a skip are those it may depend on.
+    for layer in encoder_of(model, name).layers:
+        found |= {id(variable): stage for variable in layer.trainable_variables}
+        stage += layer.name in skips
+    return [found.get(id(variable)) for variable in model.trainable_variables]
+
+
+def rate_factors(
+    stages: list[int | None], *, encoder: float, layer_decay: float
+) -> tuple[float, ...]:
+    """Factors of the learning rate: 1 outside the encoder.
+
+    Its last stage has `encoder`, each one before it `layer_decay` times that of the
+    next, as in "ELECTRA" (Clark et al., 2020) and "BEiT" (Bao et al., 2022).
+    """
+    return tuple(
+        1.0 if stage is None else encoder * layer_decay ** (4 - stage)
+        for stage in stages
+    )
