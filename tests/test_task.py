@@ -323,8 +323,8 @@ OPTIONS = (
 def test_all_options_work_together(
     devices: tuple, records_dir: Path, tmp_path: Path
 ) -> None:
-    given = ("--epochs=2", f"--records_dir={records_dir}", "--run_dir=run")
-    command = ("trainer.task", *SMALL, *given, *OPTIONS, *devices)
+    given = ("--epochs=2", "--steps_per_epoch=6", f"--records_dir={records_dir}")
+    command = ("trainer.task", *SMALL, *given, "--run_dir=run", *OPTIONS, *devices)
     done = run_command(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
