@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tests.test_engine import NAMES, make_job, one_device, two_replicas
 from trainer.engine import steps
+from trainer.engine.job import Job
 from trainer.engine.schedules import build_optimizer
-from trainer.engine.steps import Job
 
 DEVICES = {"one device": one_device, "two replicas": two_replicas}
 STEPS = 9

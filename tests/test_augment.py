@@ -283,7 +283,7 @@ def run_dir_of(text: str, records_dir: Path) -> str:
             run_dir=None,
             seed=0,
             precision="float32",
-            xla="auto",
+            xla=False,
             strategy="one_device",
             num_virtual_devices=0,
             resume="must",

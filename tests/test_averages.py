@@ -19,7 +19,7 @@ from tests.options import (
 )
 from trainer.engine import loop, state, steps
 from trainer.engine.averages import Averages
-from trainer.engine.steps import Job
+from trainer.engine.job import Job
 
 DECAY = 0.3
 

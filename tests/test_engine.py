@@ -17,8 +17,8 @@ from trainer.data.examples import Examples, in_memory
 from trainer.data.inputs import Stream
 from trainer.data.order import Order
 from trainer.engine import loop, pace, state, steps, strategy
+from trainer.engine.job import Job
 from trainer.engine.schedules import build_optimizer
-from trainer.engine.steps import Job
 from trainer.engine.strategy import build_strategy
 from trainer.errors import SeamlineError, Stopped
 from trainer.limits import Limits

@@ -23,7 +23,7 @@ from tests.options import (
 )
 from trainer import recipes
 from trainer.engine import loop, options, steps
-from trainer.engine.steps import Job
+from trainer.engine.job import Job
 from trainer.errors import SeamlineError
 
 
@@ -112,6 +112,20 @@ def test_the_scale_of_the_loss_survives_a_stop(
     loop.train(again)
     assert float(again.optimizer.dynamic_scale.numpy()) == 2.0**91
     assert furthest(trainable(again), trainable(job)) == 0
+
+
+def test_the_log_counts_steps_that_overflowed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_in("float16", tmp_path / "run", one_device())
+    job.optimizer.dynamic_scale.assign(2.0**100)
+    with caplog.at_level("INFO", logger="seamline"):
+        loop.train(job)
+    assert "in 3 of 3 steps so far gradients overflowed" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger="seamline"):
+        loop.train(job_in("bfloat16", tmp_path / "other", one_device()))
+    assert "overflowed" not in caplog.text
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:

@@ -22,8 +22,9 @@ from tests.options import (
     trainable,
 )
 from trainer.engine import loop, state
+from trainer.engine.job import Job
 from trainer.engine.optimizers import Rates
-from trainer.engine.steps import Job
+from trainer.engine.pace import Pace
 from trainer.model.unet import batch_norms
 
 FACTORS = (0.1, 0.1, 1.0, 1.0)
@@ -198,3 +199,22 @@ def test_a_stop_before_or_after_the_encoder_begins_changes_nothing(
     loop.train(job)
     assert furthest(everything(job), everything(unbroken)) == 0
     assert all(x.trainable for x in batch_norms(job.encoder))
+
+
+def test_the_call_that_compiles_the_whole_step_is_no_slow_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[list[int]] = []
+
+    class Noting(Pace):
+        def __init__(self) -> None:
+            super().__init__()
+            noted.append([])
+
+        def add(self, step: int, count: int, seconds: float) -> None:
+            noted[-1].extend(range(step, step + count))
+            super().add(step, count, seconds)
+
+    monkeypatch.setattr(loop, "Pace", Noting)
+    loop.train(normed_job(tmp_path / "run", one_device()))
+    assert [steps for steps in noted if steps] == [[0, 1, 2], [3, 4, 5, 6, 7, 8]]

@@ -14,7 +14,8 @@ import tensorflow as tf
 from tests.test_engine import make_job, one_device, shapes, two_replicas
 from trainer.benchmarks import rates, training
 from trainer.data.examples import Arrays, Examples
-from trainer.engine.steps import Job, compile_training, training_iterator
+from trainer.engine.job import Job
+from trainer.engine.steps import compile_training, training_iterator
 from trainer.limits import Limits
 
 AHEAD = 6

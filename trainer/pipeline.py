@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,11 +19,10 @@ from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
 from trainer.engine import evaluation, loop, options, runs, state, workers
-from trainer.engine.averages import Averages
-from trainer.engine.steps import Job
+from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.strategy import build_strategy, log_batches
 from trainer.errors import SeamlineError
-from trainer.model import encoders, losses, stages
+from trainer.model import encoders, losses
 from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
 from trainer.results.export import export_model
@@ -50,7 +48,7 @@ def run(
     run_dir: str | None,
     seed: int,
     precision: str,
-    xla: str,
+    xla: bool,
     strategy: str,
     num_virtual_devices: int,
     resume: str,
@@ -68,7 +66,7 @@ def run(
         shapes the result, so that the same command finds its run again.
       seed: of initial weights, order and augmentation.
       precision: see `options.settle_precision`; weights and logits are float32 always.
-      xla: see `options.settle_xla`.
+      xla: whether XLA compiles the training step.
       strategy, num_virtual_devices: see `build_strategy`.
       resume: "auto", "never" or "must".
       minutes: `save_minutes` and `max_minutes` of `loop.Training`.
@@ -84,10 +82,7 @@ def run(
     recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
-    replicas = devices.num_replicas_in_sync
-    inputs.check_batch_size(recipe.batch_size, replicas)
-    compiled = options.settle_xla(xla)
-    options.check(recipe, xla=compiled, replicas=replicas)
+    options.check(recipe, xla=xla, replicas=devices.num_replicas_in_sync)
     precision = options.settle_precision(precision)
     prepared = _prepare(devices, data)
     card = prepared.card
@@ -101,9 +96,7 @@ def run(
         records_dir = dataset.stage(prepared.records_dir, stage_dir)
         stream, val = open_input(recipe, records_dir, card, seed, input_limits)
         spec = build_spec(recipe, card, precision)
-        job = build_job(
-            run_dir, spec, recipe, card, seed, devices, stream, val, compiled
-        )
+        job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val, xla)
         training = loop.Training(
             job, patience=recipe.patience, still_ours=still_ours, **minutes
         )
@@ -205,79 +198,6 @@ def open_input(
         limits=use.left(val.held + train.held, parts=2),
     )
     return stream, val
-
-
-def build_job(
-    run_dir: str,
-    spec: ModelSpec,
-    recipe: Recipe,
-    card: Card,
-    seed: int,
-    devices: tf.distribute.Strategy,
-    stream: Stream,
-    val: Examples,
-    xla: bool = False,
-) -> Job:
-    """Model, optimizer and loss on the devices, and all else that the loop needs."""
-    steps = recipe.steps_per_epoch or stream.steps
-    keras.utils.set_random_seed(seed)
-    with devices.scope():
-        model = build_model(
-            spec,
-            encoder_weights=recipe.encoder_weights,
-            synchronized=devices.num_replicas_in_sync > 1,
-        )
-        optimizer = options.build_optimizer(
-            recipe, model, steps * recipe.epochs, precision=spec.precision
-        )
-    learned = sum(math.prod(x.shape) for x in model.trainable_variables)
-    log.info(
-        "Model: %s U-Net at %d², %s encoder, %d parameters, %d of them learn; "
-        "%d steps of %d examples an epoch",
-        recipe.encoder,
-        recipe.image_size,
-        recipe.encoder_training,
-        model.count_params(),
-        learned,
-        steps,
-        recipe.batch_size,
-    )
-    late = recipe.unfreeze_epoch > 0
-    return Job(
-        model=model,
-        optimizer=optimizer,
-        loss=losses.build_loss(
-            recipe.loss,
-            frequencies=card.frequencies("train"),
-            power=recipe.class_weight_power,
-        ),
-        strategy=devices,
-        stream=stream,
-        val=val,
-        classes=spec.classes,
-        epochs=recipe.epochs,
-        steps_per_epoch=steps,
-        clip_norm=recipe.clip_norm,
-        run_dir=run_dir,
-        accumulate=recipe.accumulate,
-        averages=Averages(model, recipe.ema, devices) if recipe.ema else None,
-        encoder=stages.encoder_of(model, recipe.encoder) if late else None,
-        unfreeze_step=recipe.unfreeze_epoch * steps,
-        xla=xla,
-    )
-
-
-def build_spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
-    """What `model.json` holds."""
-    return ModelSpec(
-        encoder=recipe.encoder,
-        encoder_training=recipe.encoder_training,
-        preprocessing=recipe.preprocessing,
-        image_size=recipe.image_size,
-        batch_norm_momentum=recipe.batch_norm_momentum,
-        precision=precision,
-        label_names=card.label_names,
-    )
 
 
 def _conclude(

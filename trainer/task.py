@@ -41,11 +41,8 @@ _PRECISION = flags.DEFINE_enum(
     "numbers to compute in; weights, losses and logits are float32 always, and float16 "
     "scales the loss; auto: bfloat16 on GPUs made for it, else float32",
 )
-_XLA = flags.DEFINE_enum(
-    "xla",
-    "auto",
-    ["auto", "true", "false"],
-    "whether XLA compiles the training step, on one device; auto: not",
+_XLA = flags.DEFINE_boolean(
+    "xla", False, "XLA compiles the training step; of one device only"
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",

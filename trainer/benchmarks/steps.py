@@ -17,9 +17,9 @@ from trainer import dataset, pipeline
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
 from trainer.data.card import Card
+from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.loop import Training
 from trainer.engine.state import Checkpoints, Progress
-from trainer.engine.steps import Job
 from trainer.recipes import Recipe
 
 CASES = {
@@ -75,10 +75,8 @@ def _job(
     stream, val = pipeline.open_input(
         recipe, records_dir, card, settings.seed, settings.input_limits
     )
-    spec = pipeline.build_spec(recipe, card, "float32")
-    return pipeline.build_job(
-        run_dir, spec, recipe, card, settings.seed, devices, stream, val
-    )
+    spec = build_spec(recipe, card, "float32")
+    return build_job(run_dir, spec, recipe, card, settings.seed, devices, stream, val)
 
 
 def _beside_bare(name: str, job: Job, repeats: int) -> list[Measurement]:

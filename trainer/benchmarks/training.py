@@ -14,7 +14,8 @@ from trainer import dataset, pipeline
 from trainer.benchmarks import rates
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
-from trainer.engine.steps import Job, compile_training, training_iterator
+from trainer.engine.job import Job, build_job, build_spec
+from trainer.engine.steps import compile_training, training_iterator
 
 _STEPS = 20
 _WARM = 2
@@ -35,11 +36,9 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
     stream, val = pipeline.open_input(
         recipe, prepared.records_dir, card, seed, settings.input_limits
     )
-    spec = pipeline.build_spec(recipe, card, "float32")
+    spec = build_spec(recipe, card, "float32")
     with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
-        job = pipeline.build_job(
-            run_dir, spec, recipe, card, seed, devices, stream, val
-        )
+        job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
         model = f"{recipe.encoder}, {recipe.encoder_training}"
         return _compare(job, settings.repeats, model)
 

@@ -172,6 +172,9 @@ class Training:
 
     def _look_around(self) -> None:
         """Settles what comes next. All workers must come here together."""
+        if self._progress.step and self._progress.step == self._job.unfreeze_step:
+            # The next call compiles, as the first one did, and all so far is saved.
+            self._pace = Pace()
         left = (self._progress.epoch + 1) * self._job.steps_per_epoch
         left -= self._progress.step
         since = self._clock() - self._saved_at
@@ -201,7 +204,7 @@ class Training:
     def _call(self) -> None:
         """Runs a second's worth of steps in one host call."""
         job, progress, count = self._job, self._progress, self._plan.count
-        # Before the first call of this process is done there is nothing to save.
+        # Before a first call is done there is nothing to save.
         stop = self._stop.at_once() if self._pace.first else contextlib.nullcontext()
         began = self._clock()
         with job.stream.examples.explained(), stop:
@@ -304,6 +307,13 @@ def _log_epoch(job: Job, row: dict[str, Any], board: tf.summary.SummaryWriter) -
         row["images_per_second"],
         bars.duration(row["seconds"]),
     )
+    overflown = row["step"] - int(job.optimizer.iterations.numpy())
+    if overflown:
+        log.info(
+            "Precision: in %d of %d steps so far gradients overflowed; those moved "
+            "nothing",
+            *(overflown, row["step"]),
+        )
     with board.as_default(step=row["step"]):
         for name, value in row.items():
             tf.summary.scalar(name, value)

@@ -7,6 +7,7 @@ import logging
 import keras
 import tensorflow as tf
 
+from trainer.data import inputs
 from trainer.engine import schedules
 from trainer.engine.optimizers import Rates
 from trainer.errors import SeamlineError
@@ -14,9 +15,6 @@ from trainer.model import stages
 from trainer.recipes import Recipe
 
 log = logging.getLogger("seamline")
-
-PRECISIONS = ("float32", "bfloat16", "float16", "auto")
-XLA = ("auto", "true", "false")
 
 # NVIDIA's tensor cores multiply bfloat16 since Ampere.
 _BFLOAT16_SINCE = (8, 0)
@@ -29,7 +27,7 @@ def settle_precision(precision: str) -> str:
     Study of BFLOAT16 for Deep Learning Training", 2019).
 
     Args:
-      precision: one of `PRECISIONS`.
+      precision: "auto", "float32", "bfloat16" or "float16".
     """
     if precision != "auto":
         return precision
@@ -47,17 +45,13 @@ def settle_precision(precision: str) -> str:
     return chosen
 
 
-def settle_xla(xla: str) -> bool:
-    """Settles "auto", one of `XLA`: off, since no faster case has been measured."""
-    return xla == "true"
-
-
 def check(recipe: Recipe, *, xla: bool, replicas: int) -> None:
     """Refuses what cannot work on so many replicas, before data is touched.
 
     Raises:
       SeamlineError: names the flag, the value, the reason and what would do.
     """
+    inputs.check_batch_size(recipe.batch_size, replicas)
     if xla and replicas > 1:
         raise SeamlineError(
             f"--xla=true: XLA compiles the step of one device, and {replicas} replicas "

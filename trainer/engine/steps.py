@@ -5,8 +5,6 @@ The same code for one device and for many.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -17,74 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import inputs
-from trainer.data.examples import Examples
-from trainer.data.inputs import Stream
 from trainer.engine.accumulation import Accumulation
-from trainer.engine.averages import Averages
+from trainer.engine.job import Job
 from trainer.engine.strategy import share_of
 from trainer.engine.updates import add_over_replicas, apply_gradients, hits
 from trainer.labels import IGNORE_LABEL
-from trainer.model.losses import Sum
 from trainer.model.unet import still_batch_norms
 
 log = logging.getLogger("seamline")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is trained, on what, for how long.
-
-    Attributes:
-      model: float32 `[B, S, S, 3]` -> float32 logits `[B, S, S, C]`, built in scope.
-      optimizer: built in scope on the model's trainable variables.
-      loss: see `trainer.model.losses`.
-      strategy: the devices.
-      stream: training examples, in batches.
-      val: examples to validate on.
-      classes: C.
-      epochs, steps_per_epoch: how long.
-      clip_norm: greatest norm of all gradients together, 0 for no limit.
-      run_dir: where it all goes.
-      accumulate: into how many parts, one after the other, each batch is cut.
-      averages: of the weights; None: off.
-      encoder: the part of the model that learns from `unfreeze_step` on and stays as it
-        is before, statistics of its batch norms too; None: all learns from the start.
-      unfreeze_step: see `encoder`.
-      xla: whether XLA compiles the step, for one device only.
-    """
-
-    model: keras.Model
-    optimizer: keras.optimizers.Optimizer
-    loss: Sum
-    strategy: tf.distribute.Strategy
-    stream: Stream
-    val: Examples
-    classes: int
-    epochs: int
-    steps_per_epoch: int
-    clip_norm: float
-    run_dir: str
-    accumulate: int = 1
-    averages: Averages | None = None
-    encoder: keras.Model | None = None
-    unfreeze_step: int = 0
-    xla: bool = False
-
-    @property
-    def batch_size(self) -> int:
-        """Global batch."""
-        return self.stream.batch_size
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of the next step."""
-        return float(tf.convert_to_tensor(self.optimizer.learning_rate))
-
-    def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Meanwhile the model holds the averages of its weights, if there are any."""
-        if self.averages is None:
-            return contextlib.nullcontext()
-        return self.averages.in_model()
 
 
 def training_iterator(job: Job, start: int) -> Iterator:
