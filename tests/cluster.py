@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,24 @@ def environment(ports: list[int], index: int) -> dict[str, str]:
 
 
 def run_workers(
-    *arguments: str, cwd: Path, workers: int = 2, timeout: float = 60
+    *arguments: str,
+    cwd: Path,
+    timeout: float = 60,
+    frozen: int | None = None,
+    each: Sequence[Sequence[str]] = ((), ()),
+    folders: Sequence[str] = (".", "."),
 ) -> list[Ended]:
-    """Runs `python -m …` on so many workers until all have ended."""
+    """Runs `python -m …` on so many workers until all have ended.
+
+    One that is `frozen`, and cannot end, is killed when the others have. `each` worker
+    may have arguments of its own, and a folder below `cwd`.
+    """
+    workers = len(each)
     ports = free_ports(workers)
     running = [
         subprocess.Popen(
-            [sys.executable, "-u", "-m", *arguments],
-            cwd=cwd,
+            [sys.executable, "-u", "-m", *arguments, *each[index]],
+            cwd=cwd / folders[index],
             env=environment(ports, index),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -74,6 +85,10 @@ def run_workers(
         for index in range(workers)
     ]
     try:
+        if frozen is not None:
+            for index in set(range(workers)) - {frozen}:
+                running[index].wait(timeout)
+            running[frozen].kill()
         outputs = [each.communicate(timeout=timeout)[0] for each in running]
     finally:
         for each in running:
@@ -81,10 +96,14 @@ def run_workers(
     return [Ended(x.returncode, text) for x, text in zip(running, outputs, strict=True)]
 
 
-def train_on_workers(run_dir: Path, **what: Any) -> list[Ended]:
+def train_on_workers(
+    run_dir: Path, *, frozen: int | None = None, **what: Any
+) -> list[Ended]:
     """Runs `main` below with these values on two workers."""
     values = json.dumps({"run_dir": str(run_dir), **what})
-    return run_workers("tests.cluster", f"--what={values}", cwd=run_dir.parent)
+    return run_workers(
+        "tests.cluster", f"--what={values}", cwd=run_dir.parent, frozen=frozen
+    )
 
 
 def outcome(run_dir: Path, worker: int) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.cluster import (
+    Ended,
     outcome,
     run_workers,
     steps_outcome,
@@ -101,6 +102,23 @@ def test_when_a_worker_is_killed_the_other_ends_and_both_go_on_together(
         assert_same_bits(outcome(run_dir, worker), outcome(unbroken, 0))
 
 
+@pytest.mark.parametrize("freezing", [0, 1])
+def test_when_a_worker_freezes_the_other_ends_by_itself(
+    freezing: int, tmp_path: Path
+) -> None:
+    # Nothing closes its connections: only its heartbeats tell.
+    ended = train_on_workers(
+        tmp_path / "run",
+        **{"signal": "SIGSTOP", "at_step": 5, "signal_worker": freezing},
+        frozen=freezing,
+    )
+    left = ended[1 - freezing]
+    assert left.code == 75, left.output
+    [line] = [x for x in left.output.splitlines() if x.startswith("error:")]
+    assert f"worker {freezing} (localhost:" in line
+    assert "was lost" in line
+
+
 def test_sigterm_to_one_worker_stops_both_at_the_same_step(
     unbroken: Path, tmp_path: Path
 ) -> None:
@@ -151,15 +169,59 @@ def test_a_run_stopped_on_two_replicas_goes_on_on_one_with_the_same_batches(
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+TINY = (
+    *("--encoder=mobilenetv2", "--encoder_weights=none", "--encoder_training=frozen"),
+    *("--image_size=32", "--batch_size=4", "--steps_per_epoch=2", "--epochs=1"),
+    "--run_dir=run",
+)
+"""Flags of a training that two workers finish soon."""
+
+
+def error_of(ended: Ended) -> str:
+    assert "Traceback" not in ended.output
+    [line] = [x for x in ended.output.splitlines() if x.startswith("error:")]
+    return line
+
+
+def test_workers_started_with_different_commands_are_refused(
+    drawn: Path, tmp_path: Path
+) -> None:
+    ended = run_workers(
+        *("trainer.task", f"--dataset={drawn}", *TINY),
+        each=[("--seed=1", "--records_dir=a"), ("--seed=2", "--records_dir=b")],
+        cwd=tmp_path,
+        timeout=200,
+    )
+    assert [x.code for x in ended] == [42, 42], ended
+    assert "seed: 1 at worker 0, 2 here" in error_of(ended[1])
+    for one in ended:
+        assert "worker 1 was started with other values than worker 0" in error_of(one)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_finds_no_records_says_where_it_looked(
+    drawn: Path, tmp_path: Path
+) -> None:
+    for name in ("chief", "other"):
+        (tmp_path / name).mkdir()
+    ended = run_workers(
+        *("trainer.task", f"--dataset={drawn}", *TINY, "--records_dir=here"),
+        folders=("chief", "other"),
+        cwd=tmp_path,
+        timeout=200,
+    )
+    assert [x.code for x in ended] == [75, 42], ended
+    line = error_of(ended[1])
+    assert "--records_dir=here: worker 1 finds no records there" in line
+    assert "worker 1 (localhost:" in error_of(ended[0])
+    assert not (tmp_path / "chief" / "run").exists()
+
+
 def test_the_command_trains_on_two_workers_and_the_chief_alone_writes(
     drawn: Path, tmp_path: Path
 ) -> None:
-    arguments = (
-        *(f"--dataset={drawn}", "--encoder=mobilenetv2", "--encoder_weights=none"),
-        *("--encoder_training=frozen", "--image_size=32", "--batch_size=4"),
-        *("--steps_per_epoch=2", "--epochs=1", "--run_dir=run"),
-    )
-    ended = run_workers("trainer.task", *arguments, cwd=tmp_path, timeout=400)
+    arguments = ("trainer.task", f"--dataset={drawn}", *TINY)
+    ended = run_workers(*arguments, cwd=tmp_path, timeout=400)
     assert [x.code for x in ended] == [0, 0], ended
     assert "Batch: 4 examples in all, 2 a replica: 2 workers" in ended[1].output
     assert "Done: open run/report.html" in ended[0].output

@@ -244,6 +244,9 @@ def lost_worker_explained() -> Iterator[None]:
         who = "a worker"
         if task and int(task[1]) < len(names):
             who = f"worker {task[1]} ({names[int(task[1])]})"
+        elif found and found.index:
+            # Nobody is named where worker 0 is silent, which would have to name it.
+            who = f"worker 0 ({names[0]})"
         raise Unavailable(
             f"{who} was lost ({(cause[1] or cause[2]).strip()[:200]}); the same "
             "command on all workers goes on from the last checkpoint"
