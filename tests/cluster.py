@@ -166,7 +166,9 @@ def main(argv: list[str]) -> None:
         own = workers.index(devices)
         run_dir = Path(what["run_dir"])
         job = make_job(
-            run_dir if own == 0 else Path(workers.scratch_folder()) / "run", devices
+            run_dir if own == 0 else Path(workers.scratch_folder()) / "run",
+            devices,
+            **what.get("changes", {}),
         )
         if "signal" in what:
             pace._MOST_STEPS_A_CALL = 1

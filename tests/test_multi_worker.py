@@ -22,6 +22,12 @@ from trainer.engine import loop, pace, state, steps
 from trainer.errors import Stopped
 
 
+def error_of(ended: Ended) -> str:
+    assert "Traceback" not in ended.output
+    [line] = [x for x in ended.output.splitlines() if x.startswith("error:")]
+    return line
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """Five steps on one device: the second batch of three is ragged."""
@@ -114,9 +120,21 @@ def test_when_a_worker_freezes_the_other_ends_by_itself(
     )
     left = ended[1 - freezing]
     assert left.code == 75, left.output
-    [line] = [x for x in left.output.splitlines() if x.startswith("error:")]
+    line = error_of(left)
     assert f"worker {freezing} (localhost:" in line
     assert "was lost" in line
+
+
+def test_a_loss_that_is_no_number_ends_all_and_the_chief_alone_draws_the_batch(
+    tmp_path: Path,
+) -> None:
+    changes = {"learning_rate": 1e20, "clip_norm": 0.0}
+    ended = train_on_workers(tmp_path / "run", changes=changes)
+    assert [x.code for x in ended] == [42, 42], ended
+    picture = tmp_path / "run" / "figures" / "bad_batch.png"
+    assert f"(its batch: {picture})" in error_of(ended[0])
+    assert "(its batch: worker 0 saves a picture of it)" in error_of(ended[1])
+    assert picture.stat().st_size > 1000
 
 
 def test_sigterm_to_one_worker_stops_both_at_the_same_step(
@@ -175,12 +193,6 @@ TINY = (
     "--run_dir=run",
 )
 """Flags of a training that two workers finish soon."""
-
-
-def error_of(ended: Ended) -> str:
-    assert "Traceback" not in ended.output
-    [line] = [x for x in ended.output.splitlines() if x.startswith("error:")]
-    return line
 
 
 def test_workers_started_with_different_commands_are_refused(

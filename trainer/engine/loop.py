@@ -214,7 +214,7 @@ class Training:
             loss, correct, labelled, wait, first_bad = (x.numpy() for x in totals)
         took = self._clock() - began
         if first_bad >= 0:
-            _refuse_bad_loss(job, int(first_bad))
+            _refuse_bad_loss(job, int(first_bad), progress.step + count)
         if self._pace.first:
             log.info("%s done after %s", FIRST_STEP, bars.duration(took))
         self._pace.add(progress.step, count, took)
@@ -320,8 +320,29 @@ def _log_epoch(job: Job, row: dict[str, Any], board: tf.summary.SummaryWriter) -
     board.flush()
 
 
-def _refuse_bad_loss(job: Job, step: int) -> None:
-    """Stops a run whose loss is no number; saves a picture of the batch."""
+def _refuse_bad_loss(job: Job, step: int, done: int) -> None:
+    """Stops a run whose loss is no number; saves a picture of the batch.
+
+    Args:
+      job: what is trained; of no use afterwards.
+      step: the first one with such a loss.
+      done: steps that have been made.
+    """
+    picture = "worker 0 saves a picture of it"
+    if workers.is_chief(job.strategy):
+        picture = _draw_batch(job, step)
+    # The schedule counts on within a host call.
+    iterations = job.optimizer.iterations
+    iterations.assign(max(int(iterations.numpy()) - (done - step), 0))
+    raise SeamlineError(
+        f"--learning_rate={job.learning_rate:.3g}: the loss is not "
+        f"finite at step {step} (its batch: {picture}); try a lower one, or "
+        "--clip_norm=1, with another --run_dir"
+    )
+
+
+def _draw_batch(job: Job, step: int) -> str:
+    """Saves the images of a global batch side by side; returns where."""
     with job.stream.examples.explained():
         [(images, _)] = job.stream.batches(step, step + 1).as_numpy_iterator()
     strip = np.concatenate(list(np.clip(images, 0, 255).astype(np.uint8)), axis=1)
@@ -329,8 +350,4 @@ def _refuse_bad_loss(job: Job, step: int) -> None:
     storage.make_folder(storage.join(job.run_dir, "figures"))
     picture = cv2.imencode(".png", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))[1]
     storage.write_bytes(path, picture.tobytes())
-    raise SeamlineError(
-        f"--learning_rate={job.learning_rate:.3g}: the loss is not "
-        f"finite at step {step} (its batch: {path}); try a lower one, or "
-        "--clip_norm=1, with another --run_dir"
-    )
+    return path
