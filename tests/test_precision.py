@@ -193,7 +193,10 @@ def test_xla_cannot_compile_the_step_of_several_replicas(tmp_path: Path) -> None
 
 
 def test_parts_that_replicas_cannot_share_are_refused_with_the_nearest() -> None:
-    recipe = dataclasses.replace(recipes.RECIPES["default"], accumulate=4)
-    options.check(recipe, xla=True, replicas=1)
+    recipe = dataclasses.replace(
+        recipes.RECIPES["default"], batch_size=18, accumulate=6
+    )
+    options.check(recipe, xla=False, replicas=3)
+    recipe = dataclasses.replace(recipe, accumulate=4)
     with pytest.raises(SeamlineError, match=r"--accumulate=4: .* nearest: 12 or 24"):
         options.check(recipe, xla=False, replicas=3)
