@@ -38,8 +38,8 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
 
     The first is all that a training does in its epochs: input, metrics, progress,
     logging and timed checkpoints. The second is a `tf.function` with a gradient and an
-    update, called on one tensor in memory: same model, batch and precision. Weights
-    are random; they take the same time.
+    update, called on one tensor in memory: same model, loss, clipping, optimizer, batch
+    and precision. Weights are random; they take the same time.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
@@ -132,6 +132,8 @@ def _bare(job: Job) -> Callable[[int], float]:
             logits = job.model(images, training=True)
             loss = job.loss.value(job.loss.sums(logits, masks))
         gradients = tape.gradient(loss, variables)
+        if job.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, job.clip_norm)
         job.optimizer.apply(gradients, variables)
         return loss
 
