@@ -135,9 +135,8 @@ def refuse_mistakes(job: dict[str, Any]) -> None:
 def _refuse_unknown_flags(module: str, arguments: Sequence[str]) -> None:
     """Parses `arguments` as the command in the pod will."""
     importlib.import_module(module)
-    declared = flags.FLAGS.flags_by_module_dict()
     known = flags.FlagValues()
-    for flag in [*declared.get(module, []), *declared.get("trainer.flags", [])]:
+    for flag in flags.FLAGS.get_key_flags_for_module(module):
         known[flag.name] = copy.deepcopy(flag)
     try:
         rest = known([module, *arguments])[1:]

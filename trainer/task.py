@@ -13,71 +13,10 @@ from __future__ import annotations
 from absl import flags
 
 from trainer import flags as shared
-from trainer import recipes
+from trainer import recipes, training_flags
 
-shared.define_records_flags()
-shared.define_recipe_flags()
-shared.define_stage_flag()
-shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
-
-_RUN_DIR = flags.DEFINE_string(
-    "run_dir",
-    None,
-    "folder of the results, local or gs:// (default: a folder under runs/ named after "
-    "dataset, encoder, recipe and a digest of all values)",
-)
-_SEED = flags.DEFINE_integer(
-    "seed",
-    0,
-    "seed of initial weights, order and augmentation",
-    lower_bound=0,
-    upper_bound=2**32 - 1,
-)
-_PRECISION = flags.DEFINE_enum(
-    "precision",
-    "float32",
-    ["float32", "bfloat16", "float16", "auto"],
-    "numbers to compute in; weights, losses and logits are float32 always, and float16 "
-    "scales the loss; auto: bfloat16 on GPUs made for it, else float32",
-)
-_XLA = flags.DEFINE_boolean(
-    "xla", False, "XLA compiles the training step; of one device only"
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy",
-    "auto",
-    ["auto", "one_device", "mirrored", "multi_worker"],
-    "devices: multi_worker: those of all workers that TF_CONFIG or a Kubernetes Job's "
-    "environment names (docs/training.md); mirrored: all of this machine; auto: "
-    "multi_worker where several workers are named, else all GPUs of this machine, else "
-    "its CPU",
-)
-_VIRTUAL = flags.DEFINE_integer(
-    "num_virtual_devices",
-    0,
-    "split each worker's CPU into so many devices, to try several without GPUs",
-    lower_bound=0,
-)
-_RESUME = flags.DEFINE_enum(
-    "resume",
-    "auto",
-    ["auto", "never", "must"],
-    "whether to go on with a run that is in --run_dir",
-)
-_SAVE_MINUTES = flags.DEFINE_float(
-    "save_minutes",
-    5.0,
-    "time between checkpoints within an epoch; 0: save at its end alone",
-    lower_bound=0.0,
-)
-_MAX_MINUTES = flags.DEFINE_float(
-    "max_minutes",
-    0.0,
-    "end after so much training, counted over all restarts: evaluate and export then; "
-    "0: no limit",
-    lower_bound=0.0,
-)
+flags.adopt_module_key_flags(training_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -92,17 +31,8 @@ def main(argv: list[str]) -> None:
         data=shared.records_arguments(),
         stage_dir=flags.FLAGS.stage_dir,
         input_limits=shared.input_arguments(),
-        run_dir=_RUN_DIR.value,
-        seed=_SEED.value,
-        precision=_PRECISION.value,
-        xla=_XLA.value,
-        strategy=_STRATEGY.value,
-        num_virtual_devices=_VIRTUAL.value,
-        resume=_RESUME.value,
-        minutes={
-            "save_minutes": _SAVE_MINUTES.value,
-            "max_minutes": _MAX_MINUTES.value,
-        },
+        minutes=training_flags.minutes(),
+        **training_flags.values(),
     )
 
 

@@ -1,0 +1,89 @@
+"""The flags of a training. Importing this defines them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from trainer import flags as shared
+
+shared.define_records_flags()
+shared.define_recipe_flags()
+shared.define_stage_flag()
+shared.define_input_flags()
+flags.adopt_module_key_flags(shared)
+
+_RUN_DIR = flags.DEFINE_string(
+    "run_dir",
+    None,
+    "folder of the results, local or gs:// (default: a folder under runs/ named after "
+    "dataset, encoder, recipe and a digest of all values)",
+)
+_SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "seed of initial weights, order and augmentation",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16"],
+    "numbers to compute in; bfloat16 keeps weights, losses and logits in float32",
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "one_device", "mirrored", "multi_worker"],
+    "devices: multi_worker: those of all workers that TF_CONFIG or a Kubernetes Job's "
+    "environment names (docs/training.md); mirrored: all of this machine; auto: "
+    "multi_worker where several workers are named, else all GPUs of this machine, else "
+    "its CPU",
+)
+_VIRTUAL = flags.DEFINE_integer(
+    "num_virtual_devices",
+    0,
+    "split each worker's CPU into so many devices, to try several without GPUs",
+    lower_bound=0,
+)
+_RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never", "must"],
+    "whether to go on with a run that is in --run_dir",
+)
+_SAVE_MINUTES = flags.DEFINE_float(
+    "save_minutes",
+    5.0,
+    "time between checkpoints within an epoch; 0: save at its end alone",
+    lower_bound=0.0,
+)
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes",
+    0.0,
+    "end after so much training, counted over all restarts: evaluate and export then; "
+    "0: no limit",
+    lower_bound=0.0,
+)
+
+
+def values() -> dict[str, Any]:
+    """Where, from which seed and on which devices, as keyword arguments."""
+    return {
+        "run_dir": _RUN_DIR.value,
+        "seed": _SEED.value,
+        "precision": _PRECISION.value,
+        "strategy": _STRATEGY.value,
+        "num_virtual_devices": _VIRTUAL.value,
+        "resume": _RESUME.value,
+    }
+
+
+def minutes() -> dict[str, Any]:
+    """`save_minutes` and `max_minutes` of `loop.Training`."""
+    return {
+        "save_minutes": _SAVE_MINUTES.value,
+        "max_minutes": _MAX_MINUTES.value,
+    }
