@@ -276,3 +276,10 @@ def test_tensorflow_has_no_more_threads_than_the_container_processors(
     first, *_, intra, inter = done.stdout.splitlines()
     assert re.fullmatch(line, first)
     assert [intra, inter] == threads
+
+
+def test_own_memory_grows_with_what_is_held() -> None:
+    before = machine.own_memory()
+    held = bytearray(os.urandom(1 << 20) * 64)
+    assert machine.own_memory() - before > 60 << 20
+    del held

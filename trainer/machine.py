@@ -16,6 +16,9 @@ from pathlib import PurePosixPath
 PROCESS = "/proc/self/cgroup"
 """Lines `number:controllers:path` with the groups of this process; see cgroups(7)."""
 
+STATUS = "/proc/self/status"
+"""Lines `name: value` of this process; see proc(5)."""
+
 MOUNT = "/sys/fs/cgroup"
 """Where the groups of version 2 lie, and those of version 1 in a folder for each
 controller. In a hybrid system version 2 lies in the folder `unified`."""
@@ -33,6 +36,12 @@ def memory_limit() -> int:
 def memory_source() -> str:
     """What sets `memory_limit`: THIS_MACHINE, CONTAINER or ADDRESS_SPACE."""
     return _memory()[1]
+
+
+def own_memory() -> int:
+    """Bytes that this process holds and that no file could give back; 0: not known."""
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", _read(STATUS), re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
 
 
 def cpu_limit() -> int:

@@ -72,7 +72,8 @@ def convert(
     done = Parts(records_dir, plan)
     mine = plan.shards[shard_index::num_hosts]
     try:
-        _check_place(records_dir)
+        parts.finish(records_dir)
+        check_place(records_dir)
         with _overtaken(done):
             made = _write_shards(source, plan, done, mine, worker_count)
             if not _all_there(plan, done, shard_index, num_hosts):
@@ -139,8 +140,12 @@ def _conclude(
     return _card(source, plan, found, rejected)
 
 
-def _check_place(records_dir: str) -> None:
-    parts.finish(records_dir)
+def check_place(records_dir: str) -> None:
+    """Refuses a folder that holds anything but parts of a conversion.
+
+    Raises:
+      SeamlineError: names what it holds.
+    """
     others = [
         name
         for name in storage.list_files(records_dir)

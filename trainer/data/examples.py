@@ -193,12 +193,10 @@ def open_splits(
     Raises:
       SeamlineError: a damaged shard; names it and the record.
     """
-    free = int(limits.memory * _EXAMPLES_SHARE)
+    kept = plan_memory(card, splits, image_size=image_size, limits=limits)
     opened = []
-    for split in splits:
+    for split, (needed, held) in kept.items():
         found = streamed(records_dir, card, split, image_size=image_size)
-        needed = len(found) * image_size**2 * _HELD
-        held = needed <= free
         log.info(
             "Input: %d %s examples at %d², %d MB: %s",
             len(found),
@@ -208,10 +206,26 @@ def open_splits(
             "held in memory" if held else "read from the records when needed",
         )
         if held:
-            free -= needed
             found = _load(found, split, limits)
         opened.append(found)
     return opened
+
+
+def plan_memory(
+    card: Card, splits: Sequence[str], *, image_size: int, limits: Limits
+) -> dict[str, tuple[int, bool]]:
+    """By split: bytes of all its examples, and whether they are held in memory.
+
+    Args: see `open_splits`.
+    """
+    free = int(limits.memory * _EXAMPLES_SHARE)
+    plan = {}
+    for split in splits:
+        needed = card.splits[split]["examples"] * image_size**2 * _HELD
+        held = needed <= free
+        free -= needed if held else 0
+        plan[split] = (needed, held)
+    return plan
 
 
 def _load(examples: Examples, split: str, limits: Limits) -> Examples:

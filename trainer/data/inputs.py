@@ -262,6 +262,15 @@ def parallel_calls(reckoned: Cost, limits: Limits, local: int = 1) -> int:
     return calls
 
 
+def footprint(reckoned: Cost, limits: Limits, local: int = 1) -> int:
+    """Bytes that a pipeline takes at most: batches in the making, and those that wait.
+
+    Args: see `parallel_calls`.
+    """
+    calls = parallel_calls(reckoned, limits, local)
+    return calls * reckoned.making + limits.prefetch * local * reckoned.waiting
+
+
 def cost(examples: Examples, rows: int, policy: augment.Policy) -> Cost:
     """What a batch, or a replica's part of it, of so many rows takes."""
     pixels = rows * examples.image_size**2

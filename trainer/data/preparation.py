@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from trainer.data import card as cards
-from trainer.data import conversion, parts, sources
+from trainer.data import conversion, parts, plan, sources
 from trainer.data.card import Card
 from trainer.data.sources import Source
 from trainer.errors import SeamlineError
@@ -23,6 +23,9 @@ NEW_RECORDS: dict[str, Any] = {
     "split_seed": 0,
 }
 """How records are made where nothing else is asked for."""
+
+FOLDER = "records"
+"""Where they go then, each dataset into a folder of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,34 +72,20 @@ def prepare(
       SeamlineError: see `convert` and `sources.find`; or records that were made from
         something else than asked for.
     """
-    flags = {
-        "record_size": record_size,
-        "split_fraction": split_fraction,
-        "split_seed": split_seed,
-    }
     if num_hosts > 1 and not records_dir:
         raise SeamlineError(
             f"--num_hosts={num_hosts} needs --records_dir: a folder all hosts share"
         )
-    asked = {name: value for name, value in flags.items() if value is not None}
+    asked = _asked(record_size, split_fraction, split_seed)
     if records_dir:
         parts.finish(records_dir)
         if cards.has_card(records_dir) and not sources.at_hand(dataset, layout):
             return _reuse(records_dir, cards.read_card(records_dir), asked)
     source = sources.find(dataset, layout)
-    if source.split:
-        _refuse_random_split(asked, source.folder)
-    values = {**NEW_RECORDS, **asked}
-    place = records_dir or default_folder(source, **values)
+    place, values = _settle(source, records_dir, asked)
     parts.finish(place)
     if cards.has_card(place):
-        card = cards.read_card(place)
-        if card.source["listing"] != source.listing():
-            raise SeamlineError(
-                f"--records_dir={place}: made from '{card.source['name']}', whose "
-                f"files are not those of {source.folder}; choose another folder"
-            )
-        return _reuse(place, card, asked)
+        return _reuse_of(source, place, asked)
     made = conversion.convert(
         source,
         place,
@@ -109,6 +98,87 @@ def prepare(
     return Prepared(place, made, source.notice, made=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What `prepare` would begin with.
+
+    Attributes:
+      records_dir: where records are or would go; None: known once there are files.
+      card: of the records that are there.
+      source: what they would be made from, or were compared with; None: it was not
+        asked for beside records, or would be made first.
+    """
+
+    records_dir: str | None
+    card: Card | None
+    source: Source | None
+
+
+def look(
+    *,
+    dataset: str,
+    layout: Layout | None = None,
+    records_dir: str | None = None,
+    record_size: int | None = None,
+    split_fraction: float | None = None,
+    split_seed: int | None = None,
+    skip_bad: bool = False,
+    workers: int = 0,
+) -> Outlook:
+    """What `prepare` would find and refuse; nothing is written, fetched or drawn.
+
+    Args, Raises: see `prepare`.
+    """
+    del workers
+    asked = _asked(record_size, split_fraction, split_seed)
+    there = records_dir and cards.has_card(records_dir)
+    if records_dir and there and not sources.at_hand(dataset, layout):
+        card = cards.read_card(records_dir)
+        return Outlook(records_dir, _reuse(records_dir, card, asked).card, None)
+    source = sources.look(dataset, layout)
+    if source is None:
+        found = cards.read_card(records_dir) if records_dir and there else None
+        return Outlook(records_dir, found, None)
+    place, values = _settle(source, records_dir, asked)
+    if cards.has_card(place):
+        return Outlook(place, _reuse_of(source, place, asked).card, source)
+    conversion.check_place(place)
+    plan.build_plan(source, **values, skip_bad=skip_bad)
+    return Outlook(place, None, source)
+
+
+def _asked(
+    record_size: int | None, split_fraction: float | None, split_seed: int | None
+) -> dict[str, float]:
+    flags = {
+        "record_size": record_size,
+        "split_fraction": split_fraction,
+        "split_seed": split_seed,
+    }
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _settle(
+    source: Source, records_dir: str | None, asked: dict[str, float]
+) -> tuple[str, dict[str, Any]]:
+    """Where records of `source` are or go, and how they are made."""
+    if source.split:
+        _refuse_random_split(asked, source.folder)
+    values = {**NEW_RECORDS, **asked}
+    return records_dir or default_folder(source, **values), values
+
+
+def _reuse_of(source: Source, place: str, asked: dict[str, float]) -> Prepared:
+    """The records in `place`, if they were made from `source` as it is."""
+    card = cards.read_card(place)
+    if card.source["listing"] != source.listing():
+        raise SeamlineError(
+            f"--records_dir={place}: made from '{card.source['name']}', whose "
+            f"files are not those of {source.folder}; choose another folder"
+        )
+    return _reuse(place, card, asked)
+
+
 def default_folder(
     source: Source, *, record_size: int, split_fraction: float, split_seed: int
 ) -> str:
@@ -119,7 +189,7 @@ def default_folder(
     values = (record_size, split_fraction, split_seed, cards.FORMAT_VERSION)
     key = " ".join(map(str, (source.listing(), *values)))
     short = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return os.path.join("records", f"{source.name.replace(' ', '-')}-{short}")
+    return os.path.join(FOLDER, f"{source.name.replace(' ', '-')}-{short}")
 
 
 def _refuse_random_split(asked: dict[str, float], place: str) -> None:

@@ -287,6 +287,22 @@ def find(dataset: str, layout: Layout | None = None) -> Source:
     return open_folder(dataset, name=posixpath.basename(dataset.rstrip("/")) or dataset)
 
 
+def look(dataset: str, layout: Layout | None = None) -> Source | None:
+    """Like `find`, but fetches and draws nothing: None where `find` would do so.
+
+    Raises:
+      SeamlineError: see `find`.
+      Unavailable: CCP is asked for by name, and its host cannot be reached.
+    """
+    if layout is None and dataset in ("auto", "ccp") and not os.path.isdir(CCP_FOLDER):
+        if dataset == "ccp":
+            download.check_host(download.CCP_URL, CCP_FOLDER)
+        return None
+    if layout is None and dataset == "sample" and not os.path.isdir(SAMPLE_FOLDER):
+        return None
+    return find(dataset, layout)
+
+
 def _find_any() -> Source:
     if os.path.isdir(CCP_FOLDER) or storage.reachable(download.CCP_URL):
         return _open_ccp()

@@ -32,11 +32,8 @@ def stage(records_dir: str, card: Card, stage_dir: str) -> str:
       SeamlineError: a shard that does not have the card's checksum after the transfer,
         or a remote `stage_dir`.
     """
-    if storage.is_remote(stage_dir):
-        raise SeamlineError(
-            f"--stage_dir={stage_dir}: must be a folder on a local disk"
-        )
-    folder = os.path.join(stage_dir, card.fingerprint[:16])
+    check_place(stage_dir)
+    folder = folder_of(stage_dir, card)
     storage.make_folder(folder)
     missing = [row for row in card.shards if not _sound(folder, row)]
     bar = progress.Bar("staging", total=len(missing), unit="shards")
@@ -55,6 +52,23 @@ def stage(records_dir: str, card: Card, stage_dir: str) -> str:
         len(card.shards) - len(missing),
     )
     return folder
+
+
+def check_place(stage_dir: str) -> None:
+    """Refuses a remote folder.
+
+    Raises:
+      SeamlineError: it is one.
+    """
+    if storage.is_remote(stage_dir):
+        raise SeamlineError(
+            f"--stage_dir={stage_dir}: must be a folder on a local disk"
+        )
+
+
+def folder_of(stage_dir: str, card: Card) -> str:
+    """Where in `stage_dir` the copy of a dataset lies."""
+    return os.path.join(stage_dir, card.fingerprint[:16])
 
 
 def _sound(folder: str, row: dict[str, Any]) -> bool:

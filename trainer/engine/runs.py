@@ -24,6 +24,9 @@ from trainer.recipes import Recipe
 
 log = logging.getLogger("seamline")
 
+FOLDER = "runs"
+"""Where runs go that are given no place of their own."""
+
 
 def identify(recipe: Recipe, seed: int, precision: str, card: Card) -> dict[str, Any]:
     """All that shapes the result: a run may go on only where all of it is the same."""
@@ -40,7 +43,7 @@ def default_run_dir(card: Card, recipe_name: str, identity: dict[str, Any]) -> s
     text = json.dumps(identity, sort_keys=True)
     short = hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = (card.source["name"], identity["encoder"], recipe_name, short)
-    return os.path.join("runs", "-".join(parts).replace(" ", "-"))
+    return os.path.join(FOLDER, "-".join(parts).replace(" ", "-"))
 
 
 def open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:

@@ -17,7 +17,8 @@ from trainer.errors import SeamlineError
 
 log = logging.getLogger("seamline")
 
-_DRIVER = "/proc/driver/nvidia"
+DRIVER = "/proc/driver/nvidia"
+"""Where the driver of NVIDIA's GPUs shows itself."""
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
@@ -40,12 +41,11 @@ def build_strategy(
     """
     if name not in STRATEGIES:
         raise SeamlineError(f"--strategy={name}: choose one of {', '.join(STRATEGIES)}")
-    found = cluster.read_cluster(os.environ)
-    _refuse_misfit(name, found)
+    found = find_workers(name)
     _fit_threads()
-    if found and len(found.addresses) > 1:
+    if found:
         return _over_workers(name, found, num_virtual_devices)
-    devices = _devices(name, num_virtual_devices)
+    devices = local_devices(name, num_virtual_devices=num_virtual_devices)
     strategy: tf.distribute.Strategy
     if name != "one_device" and (name == "mirrored" or len(devices) > 1):
         strategy = tf.distribute.MirroredStrategy(devices)
@@ -60,6 +60,16 @@ def build_strategy(
         name,
     )
     return strategy
+
+
+def find_workers(name: str) -> Cluster | None:
+    """The workers that the environment names; None for fewer than two.
+
+    Args, Raises: see `build_strategy`; none of them is waited for.
+    """
+    found = cluster.read_cluster(os.environ)
+    _refuse_misfit(name, found)
+    return found if found and len(found.addresses) > 1 else None
 
 
 def _refuse_misfit(name: str, found: Cluster | None) -> None:
@@ -158,7 +168,11 @@ def _fit_threads() -> None:
     )
 
 
-def _devices(name: str, num_virtual_devices: int) -> list[str]:
+def local_devices(name: str, *, num_virtual_devices: int = 0) -> list[str]:
+    """The devices of this machine that may train; all of its GPUs, else its CPU.
+
+    Args, Raises: see `build_strategy`.
+    """
     if num_virtual_devices:
         _split_cpu(num_virtual_devices)
         return [f"/cpu:{index}" for index in range(num_virtual_devices)]
@@ -182,17 +196,17 @@ def _split_cpu(parts: int) -> None:
 
 def _check_gpus(name: str, gpus: int) -> None:
     """Never falls back to the CPU of a GPU machine in silence."""
-    if gpus or not os.path.exists(_DRIVER):
+    if gpus or not os.path.exists(DRIVER):
         return
     if name in ("mirrored", "multi_worker"):
         raise SeamlineError(
-            f"--strategy={name}: {_DRIVER} says that there are GPUs, but TensorFlow "
+            f"--strategy={name}: {DRIVER} says that there are GPUs, but TensorFlow "
             "sees none; pip install 'tensorflow[and-cuda]'"
         )
     log.info(
         "Note: TensorFlow sees no GPU, though %s is there; training on the CPU. "
         "pip install 'tensorflow[and-cuda]' mends it",
-        _DRIVER,
+        DRIVER,
     )
 
 
