@@ -18,6 +18,7 @@ setup(
         "tensorflow>=2.20,<2.22",
         "keras>=3.12,<4",
         "numpy>=1.26",
+        "packaging>=23",
         "google-cloud-storage>=2.18,<4",
         "scipy>=1.13,<2",
         "opencv-python-headless>=5,<6",

@@ -40,10 +40,14 @@ ALLOWED = {
         *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
         "benchmarks",
     },
+    "checks": {
+        *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
+        "checks",
+    },
     "flags": {"ground", "flags"},
     "command": {
         *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
-        *("inspection", "benchmarks", "flags"),
+        *("inspection", "benchmarks", "checks", "flags"),
     },
 }
 
@@ -123,7 +127,8 @@ def test_absl_flags_are_read_by_commands_and_their_shared_flags_alone() -> None:
 
 WITHOUT_TENSORFLOW = [
     *("flags.py", "recipes.py", "labels.py", "launch.py", "layout.py", "machine.py"),
-    *("endings.py", "training_flags.py"),
+    *("endings.py", "training_flags.py", "preflight.py"),
+    *("checks/table.py", "checks/versions.py"),
     *(f"storage/{x}.py" for x in ("__init__", "buckets", "disk", "tf_files")),
 ]
 
