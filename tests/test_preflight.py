@@ -92,6 +92,19 @@ def test_replicas_that_cannot_share_the_batch_fail(
     assert idle.found == "--strategy=one_device: /cpu:0; other devices stay idle"
 
 
+def test_options_that_do_not_work_on_so_many_replicas_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(suite, "local_devices", lambda *_, **__: ["/cpu:0", "/cpu:1"])
+    assert row(ask({"accumulate": 2}), "devices").verdict is Verdict.OK
+    for found in (
+        row(ask(xla=True), "devices"),
+        row(ask({"batch_size": 6, "accumulate": 2}), "devices"),
+    ):
+        assert found.verdict is Verdict.FAIL
+        assert found.found.startswith(("--xla=true: ", "--accumulate=2: 2 replicas"))
+
+
 def test_workers_that_the_environment_names_share_the_batch_and_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

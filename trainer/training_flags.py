@@ -30,8 +30,12 @@ _SEED = flags.DEFINE_integer(
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
-    ["float32", "bfloat16"],
-    "numbers to compute in; bfloat16 keeps weights, losses and logits in float32",
+    ["float32", "bfloat16", "float16", "auto"],
+    "numbers to compute in; weights, losses and logits are float32 always, and float16 "
+    "scales the loss; auto: bfloat16 on GPUs made for it, else float32",
+)
+_XLA = flags.DEFINE_boolean(
+    "xla", False, "XLA compiles the training step; of one device only"
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
@@ -75,6 +79,7 @@ def values() -> dict[str, Any]:
         "run_dir": _RUN_DIR.value,
         "seed": _SEED.value,
         "precision": _PRECISION.value,
+        "xla": _XLA.value,
         "strategy": _STRATEGY.value,
         "num_virtual_devices": _VIRTUAL.value,
         "resume": _RESUME.value,

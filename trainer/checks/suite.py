@@ -10,11 +10,11 @@ from trainer import pipeline
 from trainer.checks import data as data_checks
 from trainer.checks import hardware, places
 from trainer.checks.table import Table, Verdict
-from trainer.data import augment, inputs, preparation
+from trainer.data import augment, preparation
 from trainer.data.card import Card
 from trainer.data.inputs import Share
 from trainer.data.preparation import Outlook
-from trainer.engine import runs, state
+from trainer.engine import options, runs, state
 from trainer.engine.strategy import find_workers, local_devices
 from trainer.model import encoders, losses
 from trainer.recipes import Recipe
@@ -39,6 +39,7 @@ class Asked:
     run_dir: str | None
     seed: int
     precision: str
+    xla: bool
     strategy: str
     num_virtual_devices: int
     resume: str
@@ -84,7 +85,7 @@ def _check_recipe(table: Table, asked: Asked) -> Recipe | None:
 
 
 def _check_devices(table: Table, asked: Asked, recipe: Recipe | None) -> Share | None:
-    """Devices of the strategy, that share the batch alike; the part of those here.
+    """Devices of the strategy, on which the recipe can work; the part of those here.
 
     Other workers are taken to have as many.
     """
@@ -97,7 +98,7 @@ def _check_devices(table: Table, asked: Asked, recipe: Recipe | None) -> Share |
         found = find_workers(asked.strategy)
         workers = len(found.addresses) if found else 1
         if recipe is not None:
-            inputs.check_batch_size(recipe.batch_size, len(used) * workers)
+            options.check(recipe, xla=asked.xla, replicas=len(used) * workers)
         share = Share(pieces=len(used) * workers, local=len(used))
         told = f"--strategy={asked.strategy}: {', '.join(used)}"
         if workers > 1:
@@ -140,7 +141,8 @@ def _check_run(
     """The run directory can be written, and holds no other run."""
     identity = None
     if recipe is not None and card is not None:
-        identity = runs.identify(recipe, asked.seed, asked.precision, card)
+        precision = options.settle_precision(asked.precision)
+        identity = runs.identify(recipe, asked.seed, precision, card)
     run_dir = asked.run_dir or runs.FOLDER
     if not asked.run_dir and identity and card:
         run_dir = runs.default_run_dir(card, asked.recipe_name, identity)
