@@ -292,6 +292,18 @@ def test_a_loss_that_is_no_number_stops_with_step_and_picture(
     assert picture.stat().st_size > 1000
 
 
+def test_weights_that_the_last_step_spoils_are_found_by_the_validation(
+    tmp_path: Path,
+) -> None:
+    values = {"learning_rate": 1e20, "clip_norm": 0.0, "steps_per_epoch": 1}
+    job = make_job(tmp_path / "run", one_device(), **values)
+    text = r"not finite in the validation after step 1 \(its batch: .*bad_batch.png\)"
+    with pytest.raises(SeamlineError, match=text):
+        loop.train(job)
+    assert state.read_history(job.run_dir) == []
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_clipping_limits_the_norm_of_the_global_gradient(tmp_path: Path) -> None:
     moved = []
     for limit in (0.0, 1e-3):
@@ -352,7 +364,7 @@ def test_an_unknown_strategy_is_refused() -> None:
 def test_mirrored_training_never_falls_back_to_the_cpu_of_a_gpu_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strategy, "_DRIVER", str(tmp_path))
+    monkeypatch.setattr(strategy, "DRIVER", str(tmp_path))
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
     with pytest.raises(SeamlineError, match="TensorFlow sees none"):
         build_strategy("mirrored")

@@ -89,4 +89,4 @@ def test_a_record_that_is_damaged_when_the_bad_batch_is_drawn_is_named(
 ) -> None:
     job = make_job(tmp_path / "run", one_device(), train=failing(damaged))
     with pytest.raises(SeamlineError, match=r"train-00000: damaged at record \d "):
-        loop._refuse_bad_loss(job, 0, 1)
+        loop._refuse_bad_loss(job, "at step 0", 0, 1)

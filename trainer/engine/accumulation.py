@@ -100,9 +100,10 @@ class Accumulation:
 
     def _part(self, values: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         size = values.shape[0] // self._parts
-        return tf.gather(
-            tf.reshape(values, [self._parts, size, *values.shape[1:]]), part
-        )
+        # Every so many-th example: a part holds the same ones on any number of
+        # replicas, each of which has a run of the batch.
+        shape = [size, self._parts, *values.shape[1:]]
+        return tf.gather(tf.reshape(values, shape), part, axis=1)
 
     def _sums_of(
         self, images: tf.Tensor, masks: tf.Tensor, part: tf.Tensor

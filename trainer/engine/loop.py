@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -214,7 +215,8 @@ class Training:
             loss, correct, labelled, wait, first_bad = (x.numpy() for x in totals)
         took = self._clock() - began
         if first_bad >= 0:
-            _refuse_bad_loss(job, int(first_bad), progress.step + count)
+            step = int(first_bad)
+            _refuse_bad_loss(job, f"at step {step}", step, progress.step + count)
         if self._pace.first:
             log.info("%s done after %s", FIRST_STEP, bars.duration(took))
         self._pace.add(progress.step, count, took)
@@ -248,6 +250,9 @@ class Training:
             self._save()
             self._stop.check(progress, self._stop.asked)
             raise
+        if not math.isfinite(val_loss):
+            when = f"in the validation after step {progress.step}"
+            _refuse_bad_loss(self._job, when, progress.step - 1, progress.step)
         progress.epoch += 1
         row = _epoch_row(self._job, progress, confusion, val_loss)
         if row["val_mean_iou"] > progress.best_score:
@@ -320,12 +325,13 @@ def _log_epoch(job: Job, row: dict[str, Any], board: tf.summary.SummaryWriter) -
     board.flush()
 
 
-def _refuse_bad_loss(job: Job, step: int, done: int) -> None:
+def _refuse_bad_loss(job: Job, when: str, step: int, done: int) -> None:
     """Stops a run whose loss is no number; saves a picture of the batch.
 
     Args:
       job: what is trained; of no use afterwards.
-      step: the first one with such a loss.
+      when: it was so first.
+      step: the one that is to blame.
       done: steps that have been made.
     """
     picture = "worker 0 saves a picture of it"
@@ -336,7 +342,7 @@ def _refuse_bad_loss(job: Job, step: int, done: int) -> None:
     iterations.assign(max(int(iterations.numpy()) - (done - step), 0))
     raise SeamlineError(
         f"--learning_rate={job.learning_rate:.3g}: the loss is not "
-        f"finite at step {step} (its batch: {picture}); try a lower one, or "
+        f"finite {when} (its batch: {picture}); try a lower one, or "
         "--clip_norm=1, with another --run_dir"
     )
 
