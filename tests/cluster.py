@@ -159,11 +159,11 @@ def main(argv: list[str]) -> None:
     from tests.test_engine import make_job
     from trainer.engine import loop, pace, strategy, workers
 
+    own = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    virtual = what.get("virtual_of", [what.get("virtual", 0)] * 2)[own]
     with workers.lost_worker_explained():
-        devices = strategy.build_strategy(
-            "auto", num_virtual_devices=what.get("virtual", 0)
-        )
-        own = workers.index(devices)
+        devices = strategy.build_strategy("auto", num_virtual_devices=virtual)
+        assert own == workers.index(devices)
         run_dir = Path(what["run_dir"])
         job = make_job(
             run_dir if own == 0 else Path(workers.scratch_folder()) / "run",

@@ -79,6 +79,24 @@ def test_two_workers_train_as_two_replicas_and_agree_bit_for_bit(
     assert_same_bits(outcome(tmp_path / "run", 0), outcome(tmp_path / "run", 1))
 
 
+def test_parts_of_a_batch_work_on_workers_as_on_replicas(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "alone").mkdir()
+    job = make_job(tmp_path / "alone" / "run", two_replicas(), accumulate=2)
+    ended = train_on_workers(tmp_path / "run", steps=5, changes={"accumulate": 2})
+    assert [x.code for x in ended] == [0, 0], ended
+    assert_same_training(outcome(tmp_path / "run", 0), steps_outcome(job, 5))
+    assert_same_bits(outcome(tmp_path / "run", 0), outcome(tmp_path / "run", 1))
+
+
+def test_workers_with_different_numbers_of_devices_are_refused(tmp_path: Path) -> None:
+    ended = train_on_workers(tmp_path / "run", steps=1, virtual_of=[0, 2])
+    assert [x.code for x in ended] == [42, 42], ended
+    for each in ended:
+        assert "workers have different numbers of devices" in error_of(each)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("unbroken") / "run"

@@ -110,3 +110,27 @@ def test_augmentation_is_free_text_that_data_code_checks() -> None:
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SeamlineError, match="default, tutorial"):
         recipes.resolve("secret", {})
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"weight_decay": 0.01, "optimizer": "sgd"}, "--weight_decay=0.01"),
+        ({"momentum": 0.5}, "--momentum=0.5: does nothing with --optimizer=adamw"),
+        ({"nesterov": True, "optimizer": "sgd", "momentum": 0.0}, "--nesterov=True"),
+        ({"schedule_power": 2.0}, "--schedule_power=2.0: .* --schedule=cosine"),
+        ({"learning_rate_floor": 1e-5, "schedule": "constant"}, "_floor=1e-05"),
+        ({"class_weight_power": 0.2, "loss": "dice"}, "--class_weight_power=0.2"),
+    ],
+)
+def test_a_value_that_does_nothing_beside_another_is_refused(
+    values: dict, text: str
+) -> None:
+    with pytest.raises(SeamlineError, match=text):
+        recipes.resolve("default", values)
+
+
+def test_values_that_are_off_or_the_recipes_own_stand_beside_any_other() -> None:
+    values = {"weight_decay": 0.0, "momentum": 0.9, "schedule_power": 1.0}
+    recipes.resolve("default", {**values, "optimizer": "adam"})
+    recipes.resolve("default", {"weight_decay": 0.1, "schedule": "polynomial"})

@@ -169,7 +169,26 @@ def resolve(name: str, overrides: dict[str, Any]) -> Recipe:
     given = {knob: value for knob, value in overrides.items() if value is not None}
     recipe = dataclasses.replace(RECIPES[name], **given)
     check(recipe)
+    changed = [x for x in given if given[x] not in (0, getattr(RECIPES[name], x))]
+    _refuse_idle(recipe, changed)
     return recipe
+
+
+def _refuse_idle(recipe: Recipe, given: list[str]) -> None:
+    """Refuses knobs that were given and would do nothing beside another."""
+    for knob, other, does in (
+        ("weight_decay", "optimizer", recipe.optimizer == "adamw"),
+        ("momentum", "optimizer", recipe.optimizer == "sgd"),
+        ("nesterov", "momentum", recipe.momentum > 0),
+        ("schedule_power", "schedule", recipe.schedule == "polynomial"),
+        ("learning_rate_floor", "schedule", recipe.schedule != "constant"),
+        ("class_weight_power", "loss", "weighted" in recipe.loss),
+    ):
+        if knob in given and not does:
+            raise SeamlineError(
+                f"--{knob}={getattr(recipe, knob)}: does nothing with "
+                f"--{other}={getattr(recipe, other)}; leave one of them out"
+            )
 
 
 def check(recipe: Recipe) -> None:

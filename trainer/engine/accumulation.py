@@ -72,14 +72,12 @@ class Accumulation:
 
     def _derivatives(self, images: Any, masks: Any) -> list[list[tf.Tensor]]:
         """Those of the scaled loss by its sums over the global batch."""
-        if self._loss.needs_logits:
-            sums = self._nothing()
-            with _still_statistics(self._model):
-                for part in tf.range(self._parts):
-                    new = self._run(self._first_pass, images, masks, part)
-                    sums = tf.nest.map_structure(tf.add, sums, new)
-        else:
-            sums = self._run(self._sums_without_logits, masks)
+        compute = self._first_pass if self._loss.needs_logits else self._masks_pass
+        sums = self._nothing()
+        with _still_statistics(self._model):
+            for part in tf.range(self._parts):
+                new = self._run(compute, images, masks, part)
+                sums = tf.nest.map_structure(tf.add, sums, new)
         with tf.GradientTape() as tape:
             tape.watch(sums)
             scaled = self._optimizer.scale_loss(self._loss.value(sums))
@@ -99,10 +97,9 @@ class Accumulation:
         return self._loss.sums(tf.zeros([0, 1, 1, classes]), masks)
 
     def _part(self, values: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-        size = values.shape[0] // self._parts
         # Every so many-th example: a part holds the same ones on any number of
         # replicas, each of which has a run of the batch.
-        shape = [size, self._parts, *values.shape[1:]]
+        shape = [-1, self._parts, *values.shape[1:]]
         return tf.gather(tf.reshape(values, shape), part, axis=1)
 
     def _sums_of(
@@ -111,10 +108,14 @@ class Accumulation:
         logits = self._model(self._part(images, part), training=True)
         return add_over_replicas(self._loss.sums(logits, self._part(masks, part)))
 
-    def _sums_without_logits(self, masks: tf.Tensor) -> list[list[tf.Tensor]]:
-        classes = self._model.output_shape[-1]
-        logits = tf.zeros([*masks.shape, classes])
-        return add_over_replicas(self._loss.sums(logits, masks))
+    def _masks_pass(
+        self, images: tf.Tensor, masks: tf.Tensor, part: tf.Tensor
+    ) -> list[list[tf.Tensor]]:
+        """What `_sums_of` gives for derivatives that no logits change."""
+        del images
+        masks = self._part(masks, part)
+        shape = tf.concat([tf.shape(masks), [self._model.output_shape[-1]]], 0)
+        return add_over_replicas(self._loss.sums(tf.zeros(shape), masks))
 
     def _add(
         self,

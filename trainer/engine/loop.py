@@ -243,13 +243,20 @@ class Training:
         and its line in the history and its best model replaced.
         """
         progress = self._progress
-        try:
-            with self._job.averaged(), self._stop.at_once():
-                confusion, val_loss = self._validate()
-        except Stopped:
+        found = None
+        with self._job.averaged():
+            # A second signal may come when averages are in the model: not to be saved.
+            try:
+                with self._stop.at_once():
+                    found = self._validate()
+            except Stopped:
+                if self._stop.insisted:
+                    raise
+        if found is None:
             self._save()
             self._stop.check(progress, self._stop.asked)
-            raise
+        assert found is not None, "only a signal ends a validation"
+        confusion, val_loss = found
         if not math.isfinite(val_loss):
             when = f"in the validation after step {progress.step}"
             _refuse_bad_loss(self._job, when, progress.step - 1, progress.step)

@@ -17,11 +17,15 @@ class StopSignals:
 
     Args:
       alone: no other worker has to stop at the same step.
+
+    Attributes:
+      asked: number of the signal, or 0.
+      insisted: a second one came.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
         self._alone = alone
-        self.asked = 0
+        self.asked, self.insisted = 0, False
         self._at_once = False
         self._before: dict[int, Any] = {}
 
@@ -52,6 +56,7 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.asked:
+            self.insisted = True
             raise Stopped(number, "stopped at once by a second signal")
         self.asked = number
         if self._at_once:

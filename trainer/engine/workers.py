@@ -35,6 +35,7 @@ _LOST = (
     *(tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError),
     *(tf.errors.InternalError, tf.errors.UnknownError),
 )
+_UNEQUAL = "joining a group with size"
 _TASK = re.compile(r"/task:(\d+)")
 _CAUSE = re.compile(r"ollective ops is aborted by: (.*)|(.*/task:\d+.*)")
 
@@ -230,16 +231,27 @@ def refuse_difference(
 
 @contextlib.contextmanager
 def lost_worker_explained() -> Iterator[None]:
-    """Raises `Unavailable` for what TensorFlow says when a worker is lost."""
+    """Raises `Unavailable` for what TensorFlow says when a worker is lost.
+
+    Raises:
+      Unavailable: one was; the others may go on when all are started again.
+      SeamlineError: they have different numbers of devices.
+    """
     try:
         yield
     except _LOST as error:
         found = cluster.read_cluster(os.environ)
         names = found.addresses if found else ()
+        if _UNEQUAL in str(error):
+            _leave_for_certain(SeamlineError.exit_code)
+            raise SeamlineError(
+                "the workers have different numbers of devices; give all of them as "
+                "many GPUs, or the same --num_virtual_devices"
+            ) from error
         cause = _CAUSE.search(str(error))
         if not names or not cause:
             raise
-        _leave_for_certain()
+        _leave_for_certain(EXIT_TRY_AGAIN)
         task = _TASK.search(str(error))
         who = "a worker"
         if task and int(task[1]) < len(names):
@@ -253,8 +265,8 @@ def lost_worker_explained() -> Iterator[None]:
         ) from error
 
 
-def _leave_for_certain() -> None:
+def _leave_for_certain(code: int) -> None:
     """Ends the process soon, even where TensorFlow hangs when it is taken down."""
-    timer = threading.Timer(_LEAVE_S, os._exit, [EXIT_TRY_AGAIN])
+    timer = threading.Timer(_LEAVE_S, os._exit, [code])
     timer.daemon = True
     timer.start()
