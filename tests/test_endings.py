@@ -17,7 +17,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.test_engine import make_job, one_device, weights, without_times
+from tests.test_engine import (
+    make_job,
+    one_device,
+    two_replicas,
+    weights,
+    without_times,
+)
 from trainer.engine import loop, pace, state
 from trainer.engine.state import Checkpoints, Progress
 from trainer.errors import Stopped, Unavailable
@@ -66,9 +72,11 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
     return seen
 
 
-def train(folder: Path, **options: Any) -> tuple[loop.Job, Rows]:
+def train(
+    folder: Path, devices: Callable = one_device, **options: Any
+) -> tuple[loop.Job, Rows]:
     """Trains 3 epochs of 3 steps, or goes on with that."""
-    job = make_job(folder, one_device())
+    job = make_job(folder, devices())
     return job, loop.train(job, **options)
 
 
@@ -203,6 +211,18 @@ def test_the_line_of_an_epoch_cut_short_counts_the_steps_it_had(
     whole = loop.train(job)
     assert short[0]["step"] == 2
     assert short[0]["loss"] == pytest.approx(whole[0]["loss"], rel=1e-6)
+
+
+def test_two_replicas_save_and_end_as_one_device_does(
+    clock: Clock, saved: list[Progress], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"save_minutes": 2, "max_minutes": 5, "clock": clock}
+    _, rows = train(tmp_path / "timed", two_replicas, **options)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 5)]
+    assert [x.step for x in saved if x.step < 5] == [2, 3]
+    scored(monkeypatch, 0.5, 0.5, 0.4)
+    _, rows = train(tmp_path / "patient", two_replicas, patience=1)
+    assert [row["epoch"] for row in rows] == [1, 2]
 
 
 def test_with_more_minutes_a_training_goes_on_as_if_it_had_not_ended(

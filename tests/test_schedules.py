@@ -91,13 +91,18 @@ def test_a_warm_up_that_does_not_end_is_refused() -> None:
 
 
 @pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize("floor", [0.0, 0.004])
+@pytest.mark.parametrize("name", ["cosine", "polynomial"])
 def test_the_rate_in_the_history_is_that_of_the_schedule(
-    devices: Callable, tmp_path: Path
+    name: str, floor: float, devices: Callable, tmp_path: Path
 ) -> None:
-    options = {"schedule": "polynomial", "power": 2.0, "warmup_steps": 2}
+    options = {"schedule": name, "floor": floor, "power": 2.0, "warmup_steps": 2}
     rows = loop.train(job_with(tmp_path / "run", devices(), options))
-    expected = [0.02 * (1 - (step - 2) / (STEPS - 2)) ** 2 for step in (3, 6, 9)]
-    assert [x["learning_rate"] for x in rows] == pytest.approx(expected, rel=1e-5)
+    done = (np.array([3, 6, 9]) - 2) / (STEPS - 2)
+    shape = (1 - done) ** 2 if name == "polynomial" else (1 + np.cos(np.pi * done)) / 2
+    expected = floor + (0.02 - floor) * shape
+    rates = [x["learning_rate"] for x in rows]
+    assert rates == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
 @pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)

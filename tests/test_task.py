@@ -332,6 +332,8 @@ def test_all_options_work_together(
     rows = [json.loads(line) for line in lines]
     # Steps whose gradients overflow do not count.
     assert 1e-5 <= rows[-1]["learning_rate"] < rows[0]["learning_rate"] <= 1e-3
+    model = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert model["precision"] == "float16"
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     best = max(row["val_mean_iou"] for row in rows)
     assert scores["mean_iou"] == pytest.approx(best, abs=2e-3)
