@@ -61,15 +61,17 @@ def environment(ports: list[int], index: int) -> dict[str, str]:
 def run_workers(
     *arguments: str,
     cwd: Path,
-    timeout: float = 60,
+    timeout: float = 200,
     frozen: int | None = None,
+    killed: int | None = None,
     each: Sequence[Sequence[str]] = ((), ()),
     folders: Sequence[str] = (".", "."),
 ) -> list[Ended]:
     """Runs `python -m …` on so many workers until all have ended.
 
-    One that is `frozen`, and cannot end, is killed when the others have. `each` worker
-    may have arguments of its own, and a folder below `cwd`.
+    One that is `frozen`, and cannot end, is killed when the others have. When one has
+    been `killed`, the others must end within 60 s. `each` worker may have arguments of
+    its own, and a folder below `cwd`.
     """
     workers = len(each)
     ports = free_ports(workers)
@@ -89,6 +91,9 @@ def run_workers(
             for index in set(range(workers)) - {frozen}:
                 running[index].wait(timeout)
             running[frozen].kill()
+        if killed is not None:
+            running[killed].wait(timeout)
+            timeout = 60
         outputs = [each.communicate(timeout=timeout)[0] for each in running]
     finally:
         for each in running:
@@ -97,13 +102,16 @@ def run_workers(
 
 
 def train_on_workers(
-    run_dir: Path, *, frozen: int | None = None, **what: Any
+    run_dir: Path,
+    *,
+    frozen: int | None = None,
+    killed: int | None = None,
+    **what: Any,
 ) -> list[Ended]:
     """Runs `main` below with these values on two workers."""
-    values = json.dumps({"run_dir": str(run_dir), **what})
-    return run_workers(
-        "tests.cluster", f"--what={values}", cwd=run_dir.parent, frozen=frozen
-    )
+    values = f"--what={json.dumps({'run_dir': str(run_dir), **what})}"
+    lost = {"frozen": frozen, "killed": killed}
+    return run_workers("tests.cluster", values, cwd=run_dir.parent, **lost)
 
 
 def outcome(run_dir: Path, worker: int) -> dict[str, np.ndarray]:
@@ -159,11 +167,11 @@ def main(argv: list[str]) -> None:
     from tests.test_engine import make_job
     from trainer.engine import loop, pace, strategy, workers
 
-    own = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    virtual = what.get("virtual_of", [what.get("virtual", 0)] * 2)[own]
     with workers.lost_worker_explained():
-        devices = strategy.build_strategy("auto", num_virtual_devices=virtual)
-        assert own == workers.index(devices)
+        devices = strategy.build_strategy(
+            "auto", num_virtual_devices=what.get("virtual", 0)
+        )
+        own = workers.index(devices)
         run_dir = Path(what["run_dir"])
         job = make_job(
             run_dir if own == 0 else Path(workers.scratch_folder()) / "run",

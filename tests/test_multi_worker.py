@@ -90,13 +90,6 @@ def test_parts_of_a_batch_work_on_workers_as_on_replicas(
     assert_same_bits(outcome(tmp_path / "run", 0), outcome(tmp_path / "run", 1))
 
 
-def test_workers_with_different_numbers_of_devices_are_refused(tmp_path: Path) -> None:
-    ended = train_on_workers(tmp_path / "run", steps=1, virtual_of=[0, 2])
-    assert [x.code for x in ended] == [42, 42], ended
-    for each in ended:
-        assert "workers have different numbers of devices" in error_of(each)
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("unbroken") / "run"
@@ -111,8 +104,9 @@ def test_when_a_worker_is_killed_the_other_ends_and_both_go_on_together(
     dying: int, unbroken: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    # `run_workers` fails where a worker has not ended after 60 s.
-    ended = train_on_workers(run_dir, signal="SIGKILL", at_step=5, signal_worker=dying)
+    what = {"signal": "SIGKILL", "at_step": 5, "signal_worker": dying}
+    # This fails where the other has not ended after 60 s.
+    ended = train_on_workers(run_dir, killed=dying, **what)
     assert ended[dying].code == -9
     left = ended[1 - dying]
     assert left.code == 75, left.output
@@ -227,6 +221,19 @@ def test_workers_started_with_different_commands_are_refused(
     for one in ended:
         assert "worker 1 was started with other values than worker 0" in error_of(one)
     assert not (tmp_path / "run").exists()
+
+
+def test_workers_with_different_numbers_of_devices_are_refused(
+    drawn: Path, tmp_path: Path
+) -> None:
+    ended = run_workers(
+        *("trainer.task", f"--dataset={drawn}", *TINY),
+        each=[(), ("--num_virtual_devices=2",)],
+        cwd=tmp_path,
+    )
+    assert [x.code for x in ended] == [42, 42], ended
+    for one in ended:
+        assert "workers have different numbers of devices" in error_of(one)
 
 
 def test_a_worker_that_finds_no_records_says_where_it_looked(
