@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests.options import (
 from trainer.engine import loop, state, steps
 from trainer.engine.averages import Averages
 from trainer.engine.job import Job
+from trainer.errors import Stopped
 
 DECAY = 0.3
 
@@ -142,3 +145,28 @@ def test_statistics_of_batch_norms_stay_the_models_own() -> None:
     with averages.in_model():
         np.testing.assert_array_equal(model.layers[0].moving_mean.numpy(), [3, 4])
     assert len(averages.averages) == 2
+
+
+def test_a_second_signal_as_averages_leave_the_model_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanged, saved = [], []
+    exchange = Averages._exchange
+
+    def exchange_and_signal(self: Averages) -> None:
+        exchanged.append(self)
+        if len(exchanged) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        exchange(self)
+
+    def compile_signalling(job: Job) -> Callable:
+        return lambda: os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Averages, "_exchange", exchange_and_signal)
+    monkeypatch.setattr(loop, "compile_validation", compile_signalling)
+    monkeypatch.setattr(state.Checkpoints, "save", lambda *values: saved.append(1))
+    job = job_with(tmp_path / "run", one_device(), {})
+    averages = Averages(job.model, 0.9, one_device())
+    with pytest.raises(Stopped, match="at once by a second signal"):
+        loop.train(dataclasses.replace(job, averages=averages))
+    assert saved == []
