@@ -132,5 +132,7 @@ def test_a_value_that_does_nothing_beside_another_is_refused(
 
 def test_values_that_are_off_or_the_recipes_own_stand_beside_any_other() -> None:
     values = {"weight_decay": 0.0, "momentum": 0.9, "schedule_power": 1.0}
-    recipes.resolve("default", {**values, "optimizer": "adam"})
-    recipes.resolve("default", {"weight_decay": 0.1, "schedule": "polynomial"})
+    adam = recipes.resolve("default", {**values, "optimizer": "adam"})
+    assert (adam.optimizer, adam.weight_decay, adam.momentum) == ("adam", 0.0, 0.9)
+    other = recipes.resolve("default", {"weight_decay": 0.1, "schedule": "polynomial"})
+    assert (other.weight_decay, other.schedule) == (0.1, "polynomial")
