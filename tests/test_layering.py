@@ -21,6 +21,7 @@ GROUND = {
         "machine",
         "limits",
         "endings",
+        "annotations",
     )
 }
 COMMANDS = {
