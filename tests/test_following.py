@@ -163,6 +163,19 @@ def test_wait_survives_a_watch_that_is_dropped(desk: Desk) -> None:
     assert following.wait(found, "first") == 0
 
 
+def test_wait_tells_once_what_keeps_a_pod_from_starting(
+    desk: Desk, capsys: pytest.CaptureFixture
+) -> None:
+    desk.create()
+    desk.add_pod("first-a", 1, _waiting("ImagePullBackOff"))
+    desk.server.api.watch_errors += [None, None]
+    found = open_cluster(nothing, lambda: desk.end("Complete"))
+    assert following.wait(found, "first") == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("first-a: ImagePullBackOff → the image cannot be had")
+    assert last == "first: complete"
+
+
 def test_wait_waits_minutes_for_a_cluster_that_is_away(desk: Desk) -> None:
     desk.create()
     desk.end("Complete")

@@ -137,7 +137,7 @@ def _has_started(pod: Any) -> bool:
 
 
 def wait(found: Cluster, name: str) -> int:
-    """Waits for the end of the Job and prints it.
+    """Waits for the end of the Job and prints it; until then, what keeps pods waiting.
 
     Returns:
       0 complete; 42 ended by a mistake that a retry cannot mend; where retries were
@@ -147,9 +147,11 @@ def wait(found: Cluster, name: str) -> int:
 
     found.be_patient()
     one = {"namespace": found.namespace, "field_selector": f"metadata.name={name}"}
-    options = {**one, "timeout_seconds": 240, "_request_timeout": (10, 300)}
+    options = {**one, "timeout_seconds": 60, "_request_timeout": (10, 120)}
+    told: set[str] = set()
     while True:
         found.job(name)
+        _tell_what_is_new(found, name, told)
         # A watch starts with the Job as it is. It breaks now and then (a proxy, a new
         # control plane); the line above tells then whether cluster and Job are there.
         try:
@@ -165,6 +167,17 @@ def wait(found: Cluster, name: str) -> int:
             if not may_pass(error):
                 raise
         found.pause(1)
+
+
+def _tell_what_is_new(found: Cluster, name: str, told: set[str]) -> None:
+    """Prints the troubles of pods that have not started, each once."""
+    for pod in found.pods(name):
+        troubled = troubles.pod_troubles(pod) if pod.status.phase == "Pending" else []
+        for trouble in troubled:
+            line = f"{pod.metadata.name}: {troubles.with_advice(trouble)}"
+            if line not in told:
+                told.add(line)
+                print(line, flush=True)
 
 
 def _report_end(found: Cluster, name: str, job: Any) -> int:
