@@ -30,7 +30,7 @@ class LogPrinter:
             found.be_patient()
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
-        self._prefixes: set[str] = set()
+        self._newest: dict[str, threading.Thread] = {}
         self._errors: list[Exception] = []
 
     def run(self) -> bool:
@@ -61,15 +61,17 @@ class LogPrinter:
             return
         index = (pod.metadata.annotations or {}).get(_INDEX)
         prefix = f"[{index}] " if index is not None else ""
-        if prefix in self._prefixes:
-            self._print(prefix, f"--- goes on in pod {name}")
-        self._prefixes.add(prefix)
-        thread = threading.Thread(target=self._copy, args=(pod, prefix), daemon=True)
-        self._threads[name] = thread
+        arguments = (pod, prefix, self._newest.get(prefix))
+        thread = threading.Thread(target=self._copy, args=arguments, daemon=True)
+        self._threads[name] = self._newest[prefix] = thread
         thread.start()
 
-    def _copy(self, pod: Any, prefix: str) -> None:
+    def _copy(self, pod: Any, prefix: str, before: threading.Thread | None) -> None:
+        """Prints a pod's log, after that of the pod it replaces."""
         spec = pod.spec
+        if before:
+            before.join()
+            self._print(prefix, f"--- goes on in pod {pod.metadata.name}")
         try:
             for container in [*(spec.init_containers or []), *spec.containers]:
                 self._print_all(pod.metadata.name, container.name, prefix)
