@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from kubernetes.config import incluster_config
 
 from tests.desk import ROOT, Desk
 from tests.kubernetes_api import Server, refusal
 from trainer import annotations
-from trainer.annotations import EVERY_S, JobAnnotations
+from trainer.annotations import EVERY_S, Annotations, JobAnnotations
 
 
 @pytest.fixture
@@ -39,12 +41,12 @@ class Cluster:
     """Keeps what is sent; `raises` is raised instead."""
 
     def __init__(self) -> None:
-        self.sent: list[dict[str, str]] = []
+        self.sent: list[Annotations] = []
         self.raises: Exception | None = None
         self.arrived, self.answer = threading.Event(), threading.Event()
         self.answer.set()
 
-    def __call__(self, values: dict[str, str]) -> None:
+    def __call__(self, values: Annotations) -> None:
         self.arrived.set()
         assert self.answer.wait(10)
         if self.raises:
@@ -68,8 +70,8 @@ def test_a_report_becomes_annotations_that_people_can_read(parts: Any) -> None:
     job, cluster, _ = parts
     job.report(step=120, total=600, epoch=3, epochs=50, eta=7800.0, mean_iou=0.41649)
     finish(job)
-    (sent,) = cluster.sent
-    assert "T" in sent.pop("seamline/updated")
+    (sent,) = map(dict, cluster.sent)
+    assert "T" in (sent.pop("seamline/updated") or "")
     assert sent == {
         "seamline/phase": "training",
         "seamline/step": "120/600",
@@ -79,11 +81,13 @@ def test_a_report_becomes_annotations_that_people_can_read(parts: Any) -> None:
     }
 
 
-def test_what_is_not_known_is_left_out(parts: Any) -> None:
+def test_what_is_not_known_is_taken_away(parts: Any) -> None:
     job, cluster, _ = parts
     job.report(step=1, total=600, mean_iou=math.nan)
     finish(job)
-    assert {*cluster.sent[0]} == {f"seamline/{x}" for x in ("phase", "step", "updated")}
+    known = {key for key, value in cluster.sent[0].items() if value is not None}
+    assert known == {f"seamline/{x}" for x in ("phase", "step", "updated")}
+    assert cluster.sent[0]["seamline/eta"] is None
 
 
 def test_the_job_is_patched_at_most_every_thirty_seconds(parts: Any) -> None:
@@ -110,14 +114,34 @@ def test_training_does_not_wait_for_a_cluster_that_is_slow(parts: Any) -> None:
     assert [sent["seamline/step"] for sent in cluster.sent] == ["1/600"]
 
 
-def test_the_last_word_is_said_at_once(parts: Any) -> None:
+def test_the_last_word_is_said_at_once_with_the_latest_report(parts: Any) -> None:
     job, cluster, _ = parts
-    job.report(step=600, total=600)
+    job.report(step=570, total=600, eta=20.0)
+    job.report(step=600, total=600, eta=0.0)
     job.close("done")
     assert cluster.sent[-1]["seamline/phase"] == "done"
+    assert cluster.sent[-1]["seamline/step"] == "600/600"
+    assert cluster.sent[-1]["seamline/eta"] is None
     job.report(step=600, total=600)
     finish(job)
     assert len(cluster.sent) == 2
+
+
+def test_a_pod_that_may_have_no_more_threads_goes_on(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, cluster, clock = parts
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        job.report(step=1, total=600)
+    clock.now += EVERY_S
+    job.report(step=2, total=600)
+    job.close()
+    assert [sent["seamline/phase"] for sent in cluster.sent] == ["training", "done"]
 
 
 class _Refused(Exception):
@@ -193,6 +217,24 @@ def test_a_pod_annotates_its_own_job_and_status_shows_it(desk: Desk) -> None:
     }
     row = desk.launch("status", "first").stdout.splitlines()[1]
     assert row.split()[:5] == ["first", "waiting", "120/600", "3/50", "-"]
+
+
+def test_without_kubeconfig_the_token_that_the_pod_mounts_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "token").write_text("secret", "utf-8")
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    for name, file in (("TOKEN", "token"), ("CERT", "ca.crt")):
+        place = str(tmp_path / file)
+        monkeypatch.setattr(incluster_config, f"SERVICE_{name}_FILENAME", place)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    settings = annotations._connect().api_client.configuration
+    assert settings.host == "https://10.0.0.1:443"
+    assert settings.get_api_key_with_prefix("BearerToken") == "bearer secret"
+    assert settings.ssl_ca_cert == str(tmp_path / "ca.crt")
+    assert capsys.readouterr().out == ""
 
 
 def test_only_the_first_worker_writes(desk: Desk) -> None:

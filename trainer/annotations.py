@@ -1,19 +1,14 @@
 """Progress written to the annotations of the Kubernetes Job that a pod belongs to.
 
 `trainer.launch status` and `kubectl describe job` show it. Outside a Job nothing
-happens. The one line for the training loop, on the chief alone:
-
-    job.report(step=step, total=total, epoch=epoch, epochs=epochs, eta=seconds,
-               mean_iou=best)
-
-with `job = annotations.of_this_job(os.environ)` before the loop and `job.close("done")`
-after it.
+happens. `trainer.engine.announcing` calls it for the training loop.
 """
 
 from __future__ import annotations
 
 import datetime
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +22,8 @@ PREFIX = "seamline/"
 EVERY_S = 30.0
 """The least time between two patches: the cluster's API is everybody's."""
 
+Annotations = Mapping[str, str | None]
+
 _TIMEOUT_S = (3, 5)
 _GIVE_UP = (401, 403, 404)
 
@@ -39,19 +36,21 @@ class JobAnnotations:
     may not patch its Job, nothing more is tried.
 
     Args:
-      send: annotations -> None, patches the Job; raises what it likes.
+      send: annotations -> None, patches the Job; None takes one away; raises what it
+        likes.
       clock: seconds that never go back.
     """
 
     def __init__(
         self,
-        send: Callable[[dict[str, str]], None],
+        send: Callable[[Annotations], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send, self._clock = send, clock
         self._next = clock()
         self._thread: threading.Thread | None = None
+        self._latest: dict[str, str | None] = {}
         self._told = self._over = False
 
     def report(
@@ -65,7 +64,7 @@ class JobAnnotations:
         mean_iou: float | None = None,
         phase: str = "training",
     ) -> None:
-        """Says how far the work is; most calls do nothing.
+        """Says how far the work is; most calls only take note.
 
         Args:
           step, total: steps done, and all.
@@ -74,49 +73,62 @@ class JobAnnotations:
           mean_iou: 0..1, of the best validation so far; NaN and None are left out.
           phase: one word for what is done now.
         """
-        if self._over or self._clock() < self._next or self._is_sending():
-            return
         of_all = "" if epochs is None else f"/{epochs}"
-        values = {
-            "phase": phase,
+        self._latest = {
             "step": f"{step}/{total}",
             "epoch": None if epoch is None else f"{epoch}{of_all}",
             "eta": None if eta is None else duration(eta),
             "mean-iou": f"{mean_iou:.3f}" if _is_number(mean_iou) else None,
         }
-        self._start({key: text for key, text in values.items() if text is not None})
+        if not self._over and self._clock() >= self._next and not self._is_sending():
+            self._start({"phase": phase, **self._latest})
 
     def close(self, phase: str = "done", timeout_s: float = 10.0) -> None:
-        """Says the last word, however short ago the one before was."""
-        if self._thread:
-            self._thread.join(timeout_s)
+        """Says the last word, and the latest report, however short ago one was sent.
+
+        Args:
+          phase: the word.
+          timeout_s: how long to wait for a patch on its way, and again for this one.
+        """
+        self._wait(timeout_s)
         if not self._over and not self._is_sending():
-            self._start({"phase": phase})
-            assert self._thread
-            self._thread.join(timeout_s)
+            self._start({**self._latest, "phase": phase, "eta": None})
+            self._wait(timeout_s)
         self._over = True
 
     def _is_sending(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _start(self, values: dict[str, str]) -> None:
+    def _wait(self, timeout_s: float) -> None:
+        if self._thread:
+            self._thread.join(timeout_s)
+
+    def _start(self, values: dict[str, str | None]) -> None:
         self._next = self._clock() + EVERY_S
         now = datetime.datetime.now(datetime.timezone.utc)
         values["updated"] = now.isoformat(timespec="seconds")
         named = {f"{PREFIX}{key}": text for key, text in values.items()}
-        self._thread = threading.Thread(target=self._patch, args=[named], daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._patch, args=[named], daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the pod has as many threads as it may have
+            self._tell(error)
+        else:
+            self._thread = thread
 
-    def _patch(self, annotations: dict[str, str]) -> None:
+    def _patch(self, annotations: Annotations) -> None:
         try:
             self._send(annotations)
         except Exception as error:
             # Progress is a nicety: no cluster may stop a training.
             self._over = getattr(error, "status", None) in _GIVE_UP
-            if not self._told:
-                self._told = True
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                log.info("No progress on the Job: %s", reason)
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            log.info("No progress on the Job: %s", reason)
 
 
 def of_this_job(environment: Mapping[str, str]) -> JobAnnotations:
@@ -132,13 +144,13 @@ def of_this_job(environment: Mapping[str, str]) -> JobAnnotations:
 
 
 class _Patcher:
-    """Patches a Job by the pod's own account, or by KUBECONFIG outside a cluster."""
+    """Patches a Job by KUBECONFIG where that is set, else by the pod's own account."""
 
     def __init__(self, name: str, namespace: str) -> None:
         self._name, self._namespace = name, namespace
         self._batch: Any = None
 
-    def __call__(self, annotations: dict[str, str]) -> None:
+    def __call__(self, annotations: Annotations) -> None:
         if self._batch is None:
             self._batch = _connect()
         self._batch.patch_namespaced_job(
@@ -154,7 +166,11 @@ def _connect() -> Any:
     from kubernetes import client, config
 
     settings = client.Configuration()
-    config.load_config(client_configuration=settings)
+    # Not `load_config`: it prints to the log of every pod that this might not work.
+    if place := os.environ.get("KUBECONFIG"):
+        config.load_kube_config(config_file=place, client_configuration=settings)
+    else:
+        config.load_incluster_config(client_configuration=settings)
     settings.retries = False
     return client.BatchV1Api(client.ApiClient(settings))
 
