@@ -22,7 +22,8 @@ from tests.cluster import free_ports
 from tests.desk import JOBS, PODS, Desk
 from tests.pods import INDEX, Object, Pod, service_names
 
-_PATIENCE_S = 200
+_PATIENCE_S = 400
+"""A busy machine takes minutes to compile a training."""
 _JOB = "batch.kubernetes.io/job-name"
 
 
