@@ -26,16 +26,31 @@ from kmock._internal import enums
 
 _DOCUMENTS = {
     "/apis/batch/v1": ("batch", {"Job": "jobs"}),
-    "/api/v1": ("", {"Pod": "pods", "Service": "services"}),
+    "/api/v1": (
+        "",
+        {
+            "Pod": "pods",
+            "Service": "services",
+            "ServiceAccount": "serviceaccounts",
+            "PersistentVolumeClaim": "persistentvolumeclaims",
+        },
+    ),
+    "/apis/rbac.authorization.k8s.io/v1": (
+        "rbac.authorization.k8s.io",
+        {"Role": "roles", "RoleBinding": "rolebindings"},
+    ),
 }
+_GROUPS = ("", "batch", "apps", "events.k8s.io", "rbac.authorization.k8s.io")
 
 
 def refusal(code: int, reason: str, message: str) -> web.Response:
     """The answer of an API server that says no."""
+    return web.json_response(_failure(code, reason, message), status=code)
+
+
+def _failure(code: int, reason: str, message: str) -> dict[str, Any]:
     body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-    return web.json_response(
-        {**body, "message": message, "reason": reason, "code": code}, status=code
-    )
+    return {**body, "message": message, "reason": reason, "code": code}
 
 
 def _openapi(base: str, group: str, kinds: dict[str, str]) -> dict[str, Any]:
@@ -88,9 +103,17 @@ class KubernetesApi(kmock.KubernetesEmulator):
 
     version: str = "1.37"
     logs: dict[str, str] = attrs.field(factory=dict)
-    """What each pod wrote, by its name."""
-    refuse: dict[tuple[str, str], web.Response] = attrs.field(factory=dict)
-    """Answers by method (or WATCH) and plural, each for the next such request."""
+    """What each pod wrote, by its name, or by POD/CONTAINER."""
+    breaks: dict[str, int] = attrs.field(factory=dict)
+    """Lines after which a followed log breaks off, by pod; once."""
+    refuse: dict[tuple[str, str], web.Response | list[web.Response]] = attrs.field(
+        factory=dict
+    )
+    """Answers by method (WATCH, LOG) and plural, for the next such requests."""
+    watch_errors: list[tuple[int, str, str] | None] = attrs.field(factory=list)
+    """How the next watches end at once: with an ERROR event, or cut off by None."""
+    waiting_to_start: dict[str, str] = attrs.field(factory=dict)
+    """What is said of the trainer container of a pod that has not started it."""
     watching: threading.Event = attrs.field(factory=threading.Event)
     """Set once a watch has sent what there is and waits for news."""
     requests_seen: list[tuple[str, str, Any]] = attrs.field(factory=list)
@@ -102,7 +125,7 @@ class KubernetesApi(kmock.KubernetesEmulator):
         self.resources.load_bundled()
         # The bundled metrics.k8s.io would shadow pods.
         for resource in list(self.resources):
-            if resource.group not in ("", "batch", "apps", "events.k8s.io"):
+            if resource.group not in _GROUPS:
                 del self.resources[resource]
         links = {b[1:]: {"serverRelativeURL": f"/openapi/v3{b}"} for b in _DOCUMENTS}
         self["get /openapi/v3"] << {"paths": links}
@@ -115,10 +138,11 @@ class KubernetesApi(kmock.KubernetesEmulator):
             return await super()._handle(request)
         self.requests_seen.append((raw.method, raw.path_qs, request.data))
         method = "WATCH" if action == enums.action.WATCH else raw.method
-        if answer := self.refuse.pop((method, resource.plural), None):
+        method = "LOG" if request.subresource == "log" else method
+        if answer := self._refusal(method, resource.plural):
             return answer
-        if request.subresource == "log":
-            return web.Response(text=self.logs.get(request.name, ""))
+        if method == "LOG":
+            return await self._log(request)
         if action == enums.action.WATCH:
             return await self._stream(request)
         if action == enums.action.CREATE:
@@ -128,6 +152,55 @@ class KubernetesApi(kmock.KubernetesEmulator):
             metadata = request.data.setdefault("metadata", {})
             metadata["resourceVersion"] = str(next(self._versions))
         return await super()._handle(request)
+
+    def _refusal(self, method: str, plural: str) -> web.Response | None:
+        answers = self.refuse.pop((method, plural), None)
+        if not isinstance(answers, list):
+            return answers
+        if answers[1:]:
+            self.refuse[method, plural] = answers[1:]
+        return answers[0]
+
+    async def _log(self, request: Any) -> web.StreamResponse:
+        """A pod's log; with `follow` until the pod has ended, or is cut off."""
+        pod, params = request.name, request.params
+        container = params.get("container")
+        key = f"{pod}/{container}" if f"{pod}/{container}" in self.logs else pod
+        text = self.waiting_to_start.get(pod, "")
+        if container != "trainer":
+            text = f'container "{container}" in pod "{pod}" is waiting to start'
+        if text and container is not None and key == pod:
+            return refusal(400, "BadRequest", text)
+        response = web.StreamResponse()
+        await response.prepare(request._raw_request)
+        follow, stamped = (
+            params.get(name, "").lower() == "true" for name in ("follow", "timestamps")
+        )
+        sent, limit = 0, self.breaks.pop(pod, None) if follow else None
+        while True:
+            ended = self._has_ended(request)
+            for line in self.logs.get(key, "").splitlines(True)[sent:]:
+                moment = f"2030-01-01T00:00:00.{sent:09d}Z "
+                stamp = moment if stamped else ""
+                await response.write(f"{stamp}{line}".encode())
+                sent += 1
+                if sent == limit:
+                    request._raw_request.transport.close()
+                    return response
+            if ended or not follow or key != pod:
+                break
+            await asyncio.sleep(0.02)
+        await response.write_eof()
+        return response
+
+    def _has_ended(self, request: Any) -> bool:
+        for (resource, namespace, name), item in self._objects.items():
+            if (resource.plural, namespace, name) == (
+                *("pods", request.namespace, request.name),
+            ):
+                phase = item.last.get("status", {}).get("phase")
+                return item.deleted or phase in ("Succeeded", "Failed")
+        return True
 
     def _admit(self, request: Any) -> web.Response | None:
         """Validates and completes a new object; an answer here is the last word."""
@@ -144,13 +217,28 @@ class KubernetesApi(kmock.KubernetesEmulator):
         body["metadata"]["uid"] = str(uuid.uuid4())
         body.setdefault("status", {})
         if request.params.get("dryRun") == "All":
+            if self._is_there(request.resource, body["metadata"]):
+                text = f'"{body["metadata"]["name"]}" already exists'
+                return refusal(409, "AlreadyExists", text)
             return web.json_response(body, status=201)
         body["metadata"]["resourceVersion"] = str(next(self._versions))
         return None
 
+    def _is_there(self, resource: Any, metadata: dict[str, Any]) -> bool:
+        wanted = (resource, metadata["namespace"], metadata["name"])
+        return any(
+            key == wanted and not item.deleted for key, item in self._objects.items()
+        )
+
     async def _stream(self, request: Any) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request._raw_request)
+        if self.watch_errors:
+            if error := self.watch_errors.pop(0):
+                event = {"type": "ERROR", "object": _failure(*error)}
+                await response.write(json.dumps(event).encode() + b"\n")
+            request._raw_request.transport.close()
+            return response
         async for event in self._serve_watch(request):
             await response.write(json.dumps(event).encode() + b"\n")
         await response.write_eof()

@@ -6,7 +6,11 @@ import ast
 import fnmatch
 import importlib.util
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,7 +89,8 @@ def test_dependencies_come_before_the_code_so_that_their_layer_is_kept() -> None
     installs = [i for i, (_, text) in enumerate(order) if "--require-hashes" in text]
     copies = [i for i, (name, _) in enumerate(order) if name == "COPY"]
     assert len(installs) == 2
-    assert max(installs) < min(copies)
+    of_code = [i for i in copies if "--from=" not in order[i][1]]
+    assert max(installs) < min(of_code)
 
 
 def test_no_install_leaves_a_cache_in_the_image() -> None:
@@ -96,8 +101,7 @@ def test_no_install_leaves_a_cache_in_the_image() -> None:
 
 
 def test_both_variants_are_stages_and_each_has_its_lock() -> None:
-    (default,) = of("ARG")
-    assert default == "VARIANT=gpu"
+    assert of("ARG") == ["VARIANT=gpu", 'ENCODERS=""']
     bases = of("FROM")
     assert bases[-1] == "${VARIANT}"
     assert re.fullmatch(r"python:3\.11-slim-\w+ AS base", bases[0])
@@ -111,8 +115,9 @@ def test_dockerignore_lets_in_what_is_copied_and_nothing_else() -> None:
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     let_in = [rule[1:] for rule in rules if rule.startswith("!")]
-    sources = [name for line in of("COPY") for name in line.split()[:-1]]
-    for name in [*sources, *LOCKS.values()]:
+    copied = [line for line in of("COPY") if "--from=" not in line]
+    sources = [name for line in copied for name in line.split()[:-1]]
+    for name in [*sources, *LOCKS.values(), "docker/bake_weights.py"]:
         assert any(fnmatch.fnmatch(name, rule) for rule in let_in), name
     for name in (".git", "data", "records", "runs", "tests", "notebooks"):
         assert not any(fnmatch.fnmatch(name, rule) for rule in let_in), name
@@ -147,3 +152,140 @@ def test_the_code_is_installed_without_downloading_anything() -> None:
     (line,) = [text for text in of("RUN") if "--no-deps" in text]
     assert "--no-build-isolation" in line
     assert "setuptools" in locked(LOCKS["cpu"])
+
+
+# linters
+
+
+def tool(name: str) -> str:
+    """A program of the test requirements."""
+    found = Path(sys.executable).with_name(name)
+    path = str(found) if found.exists() else shutil.which(name)
+    assert path, f"{name} is missing: pip install -e '.[test]'"
+    return path
+
+
+def lint(name: str, path: Path) -> subprocess.CompletedProcess[str]:
+    command = [tool(name), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    done = lint("hadolint", ROOT / "docker/Dockerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_hadolint_finds_a_planted_fault(tmp_path: Path) -> None:
+    path = tmp_path / "Dockerfile"
+    text = (ROOT / "docker/Dockerfile").read_text("utf-8")
+    path.write_text(text.replace("python:3.11-slim-bookworm", "python:latest"))
+    done = lint("hadolint", path)
+    assert done.returncode == 1
+    assert "DL3007" in done.stdout
+
+
+@pytest.mark.parametrize("path", ["docker/build.sh", ".ci/run"])
+def test_shellcheck_finds_nothing_in_the_scripts(path: str) -> None:
+    done = lint("shellcheck", ROOT / path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+# docker/build.sh, with a docker that writes down what it is asked
+
+FAKE = """#!/bin/bash
+echo "$*" >> "$CALLS"
+case "$1 $2" in
+  "run --rm") exit "$TRIAL" ;;
+  "run --detach") echo 0123abcd ;;
+  "logs --follow") echo "12:00:00 $SAID" ;;
+  "wait "*) echo "$ENDED" ;;
+  "inspect "*) echo "registry.example/seamline@sha256:12ab" ;;
+esac
+"""
+
+
+def build(
+    folder: Path, *arguments: str, **answers: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Runs the script; returns also what it asked of docker."""
+    program = folder / "bin/docker"
+    program.parent.mkdir()
+    program.write_text(FAKE, "utf-8")
+    program.chmod(0o755)
+    calls = folder / "calls"
+    calls.touch()
+    good = {"TRIAL": "0", "SAID": "Compiling the training step", "ENDED": "143"}
+    environment = {**os.environ, **good, **answers, "CALLS": str(calls)}
+    environment["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(ROOT / "docker/build.sh"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done, calls.read_text("utf-8").splitlines()
+
+
+def test_the_script_builds_tries_out_pushes_and_prints_the_digest(
+    tmp_path: Path,
+) -> None:
+    image = "registry.example/seamline:1"
+    done, calls = build(tmp_path, image, "cpu", "densenet121", "mobilenetv2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "registry.example/seamline@sha256:12ab\n"
+    verbs = [call.split()[0] for call in calls]
+    assert verbs == "build run run logs stop wait push inspect rm".split()
+    assert "--build-arg VARIANT=cpu" in calls[0]
+    assert "--build-arg ENCODERS=densenet121 mobilenetv2 ." in calls[0]
+    for call in calls[1:3]:
+        for wanted in (
+            *("--read-only", "--user 10001:10001", "--cap-drop ALL"),
+            *("--network none", f"{image} trainer.task"),
+        ):
+            assert wanted in call
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"TRIAL": "1"}, "Trying out: a training of two steps"),
+        ({"SAID": "error: no"}, "ended before it trained"),
+        ({"ENDED": "137"}, "ended with 137 at SIGTERM, not with 143"),
+    ],
+)
+def test_an_image_that_fails_the_trial_is_not_pushed(
+    tmp_path: Path, answers: dict[str, str], message: str
+) -> None:
+    done, calls = build(tmp_path, "registry.example/seamline:1", **answers)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert not [call for call in calls if call.startswith("push")]
+
+
+def test_an_unknown_variant_builds_nothing(tmp_path: Path) -> None:
+    done, calls = build(tmp_path, "registry.example/seamline:1", "tpu")
+    assert (done.returncode, calls) == (2, [])
+    assert "tpu: choose gpu or cpu" in done.stderr
+
+
+def test_baked_weights_are_a_file_that_the_trainer_takes(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'docker'); import bake_weights;"
+        f"bake_weights.bake({str(tmp_path)!r}, ['mobilenetv2'], weights=None);"
+        "from trainer.model import encoders;"
+        f"path = {str(tmp_path / 'mobilenetv2.weights.h5')!r};"
+        "encoders.build_encoder('mobilenetv2', image_size=64, weights=path);"
+        "assert bake_weights._ENCODERS.keys() == encoders.ENCODERS.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ GROUND = {
         "machine",
         "limits",
         "endings",
+        "annotations",
     )
 }
 COMMANDS = {
@@ -45,9 +46,10 @@ ALLOWED = {
         "checks",
     },
     "flags": {"ground", "flags"},
+    "jobs": {"ground", "jobs"},
     "command": {
         *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
-        *("inspection", "benchmarks", "checks", "flags"),
+        *("inspection", "benchmarks", "checks", "flags", "jobs"),
     },
 }
 
@@ -130,6 +132,7 @@ WITHOUT_TENSORFLOW = [
     *("endings.py", "training_flags.py", "preflight.py"),
     *("checks/table.py", "checks/versions.py"),
     *(f"storage/{x}.py" for x in ("__init__", "buckets", "disk", "tf_files")),
+    *(f"jobs/{path.name}" for path in sorted((PACKAGE / "jobs").glob("*.py"))),
 ]
 
 

@@ -18,7 +18,7 @@ from trainer.data.card import Card, has_card, read_card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
-from trainer.engine import evaluation, loop, options, runs, state, workers
+from trainer.engine import announcing, evaluation, loop, options, runs, state, workers
 from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.strategy import build_strategy, log_batches
 from trainer.errors import SeamlineError
@@ -92,14 +92,12 @@ def run(
     identity = runs.identify(recipe, seed, precision, card)
     workers.refuse_difference(devices, identity)
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
-    with _place(devices, run_dir, identity, resume) as (run_dir, still_ours):
+    with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
         records_dir = dataset.stage(prepared.records_dir, stage_dir)
         stream, val = open_input(recipe, records_dir, card, seed, input_limits)
         spec = build_spec(recipe, card, precision)
         job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val, xla)
-        training = loop.Training(
-            job, patience=recipe.patience, still_ours=still_ours, **minutes
-        )
+        training = loop.Training(job, patience=recipe.patience, **calls, **minutes)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         runs.write_config(run_dir, *values, devices, notices)
         storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
@@ -123,6 +121,19 @@ def _prepare(devices: tf.distribute.Strategy, data: dict[str, Any]) -> Prepared:
             "there; give a folder that all workers share"
         )
     return Prepared(place, read_card(place), notice="", made=False)
+
+
+@contextlib.contextmanager
+def _open_run(
+    devices: tf.distribute.Strategy,
+    run_dir: str,
+    identity: dict[str, Any],
+    resume: str,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The run directory, see `_place`, and what `loop.Training` calls meanwhile."""
+    place = _place(devices, run_dir, identity, resume)
+    with announcing.on_the_job(devices) as report, place as (run_dir, still_ours):
+        yield run_dir, {"still_ours": still_ours, "report": report}
 
 
 @contextlib.contextmanager

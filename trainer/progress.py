@@ -74,14 +74,24 @@ class Bar:
                 self._text(now, note),
             )
 
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before there is one."""
+        rate = self._rate(time.monotonic())
+        return (self._total - self._done) / rate if rate else None
+
     def close(self) -> None:
         """Takes the bar off the terminal."""
         if self._bar is not None:
             self._bar.close()
 
+    def _rate(self, now: float) -> float:
+        """Units a second since the first one; 0 before a second one."""
+        if math.isnan(self._start):
+            return 0.0
+        return (self._done - self._initial) / max(now - self._start, 1e-9)
+
     def _text(self, now: float, note: str) -> str:
-        passed = max(now - self._start, 1e-9)
-        rate = (self._done - self._initial) / passed
+        rate = self._rate(now)
         if not rate:
             return ""
         left = duration((self._total - self._done) / rate)

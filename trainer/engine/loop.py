@@ -31,6 +31,9 @@ from trainer.errors import SeamlineError, Stopped
 
 log = logging.getLogger("seamline")
 
+Listener = Callable[[Job, Progress, float | None], None]
+"""Is told of a job where it stands and the seconds left, None where nobody knows."""
+
 
 def train(job: Job, **options: Any) -> list[dict[str, Any]]:
     """`Training(job, **options).run()`."""
@@ -64,6 +67,7 @@ class Training:
       max_minutes: end after so much training, earlier processes' included; 0: never.
       still_ours: called before every save; raises where another process has taken the
         run directory.
+      report: called after every host call and every epoch.
       clock: seconds from any start.
 
     Raises:
@@ -79,11 +83,12 @@ class Training:
         save_minutes: float = 0.0,
         max_minutes: float = 0.0,
         still_ours: Callable[[], None] = lambda: None,
+        report: Listener = lambda job, progress, left: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job, self._patience = job, patience
         self._save_s, self._most_s = 60 * save_minutes, 60 * max_minutes
-        self._still_ours, self._clock = still_ours, clock
+        self._still_ours, self._report, self._clock = still_ours, report, clock
         self._checkpoints = Checkpoints(
             job.run_dir,
             job.model,
@@ -228,6 +233,7 @@ class Training:
         progress.seconds += took
         note = f"epoch {progress.epoch + 1}/{job.epochs}, loss {loss / count:.3f}"
         self._bar.update(count, note)
+        self._report(job, progress, self._bar.seconds_left())
 
     def skip_validation(self) -> None:
         """Counts the epoch as done without a look at it, for measurements."""
@@ -270,6 +276,7 @@ class Training:
                 self._checkpoints.save_best(progress)
         self._history.append(row)
         _log_epoch(self._job, row, self._board)
+        self._report(self._job, progress, self._bar.seconds_left())
         self._save()
         self._look_around()
         self._stop.check(progress, self._plan.signal)

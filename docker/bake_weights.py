@@ -1,0 +1,31 @@
+"""Puts ImageNet weights of encoders into a folder: python bake_weights.py FOLDER NAME…
+
+Used while the image is built, where there is a network; a pod then needs none:
+`--encoder_weights=/opt/weights/densenet121.weights.h5`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import keras
+
+_ENCODERS = {
+    "densenet121": keras.applications.DenseNet121,
+    "mobilenetv2": keras.applications.MobileNetV2,
+}
+
+
+def bake(folder: str, names: list[str], weights: str | None = "imagenet") -> None:
+    """Writes NAME.weights.h5 for each name."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        model = _ENCODERS[name](
+            include_top=False, weights=weights, input_shape=(224, 224, 3)
+        )
+        model.save_weights(f"{folder}/{name}.weights.h5")
+
+
+if __name__ == "__main__":
+    bake(sys.argv[1], sys.argv[2:])
