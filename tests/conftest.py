@@ -31,6 +31,14 @@ hypothesis.settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 
+LONGEST = ("survival", "multi_worker", "interruptions", "cloud", "task", "wiring")
+"""Files of few and long tests: begun last, they would leave one of two cores idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first."""
+    items.sort(key=lambda item: item.path.stem not in {f"test_{x}" for x in LONGEST})
+
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
