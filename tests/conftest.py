@@ -31,7 +31,17 @@ hypothesis.settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 
-LONGEST = ("survival", "multi_worker", "interruptions", "cloud", "task", "wiring")
+LONGEST = (
+    *("survival", "whole_job", "multi_worker", "interruptions", "cloud", "task"),
+    *(
+        "wiring",
+        "foreign_layouts",
+        "preview_command",
+        "readme",
+        "streaming",
+        "bad_input",
+    ),
+)
 """Files of few and long tests: begun last, they would leave one of two cores idle."""
 
 
