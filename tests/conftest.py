@@ -33,14 +33,8 @@ ROOT = Path(__file__).parent.parent
 
 LONGEST = (
     *("survival", "whole_job", "multi_worker", "interruptions", "cloud", "task"),
-    *(
-        "wiring",
-        "foreign_layouts",
-        "preview_command",
-        "readme",
-        "streaming",
-        "bad_input",
-    ),
+    *("wiring", "foreign_layouts", "preview_command", "readme", "streaming"),
+    "bad_input",
 )
 """Files of few and long tests: begun last, they would leave one of two cores idle."""
 
