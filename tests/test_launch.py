@@ -101,6 +101,34 @@ def test_who_may_not_make_roles_gets_the_job_and_a_note(desk: Desk) -> None:
     assert told.stdout == "created Job first in namespace default\n"
 
 
+_NO_ROLE = 'roles.rbac.authorization.k8s.io "first-progress" not found'
+
+
+def test_who_may_bind_only_roles_that_are_there_gets_the_binding(desk: Desk) -> None:
+    desk.server.api.refuse["POST", "rolebindings"] = refusal(404, "NotFound", _NO_ROLE)
+    told = desk.submit()
+    assert (told.returncode, told.stderr) == (0, "")
+    made = [path.partition("?")[0] for path in desk.calls("POST")]
+    assert made[-2].endswith("/roles")
+    assert made[-1].endswith("/rolebindings")
+
+
+def test_a_role_that_is_refused_and_so_cannot_be_bound_costs_no_job(desk: Desk) -> None:
+    said = 'roles is forbidden: User "ada" cannot create resource "roles"'
+    desk.server.api.refuse["POST", "roles"] = refusal(403, "Forbidden", said)
+    missing = [refusal(404, "NotFound", _NO_ROLE) for _ in range(2)]
+    desk.server.api.refuse["POST", "rolebindings"] = missing
+    told = desk.submit()
+    assert told.returncode == 0, told.stderr
+    notes = told.stderr.splitlines()
+    assert [note.partition("; ")[0] for note in notes] == [
+        f"note: {said}",
+        f"note: {_NO_ROLE}",
+    ]
+    assert desk.calls("DELETE") == []
+    assert desk.stored()["metadata"]["name"] == "first"
+
+
 def test_who_may_not_make_accounts_uses_one_that_is_there_and_needs_one(
     desk: Desk,
 ) -> None:
