@@ -165,6 +165,21 @@ def test_without_a_kubeconfig_the_error_says_where_to_point(desk: Desk) -> None:
     assert told.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", [b"- a list\n", b"words", b"\xff\xfe"])
+def test_a_file_of_another_kind_is_no_kubeconfig(
+    desk: Desk, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    desk.environment["KUBECONFIG"] = str(path)
+    told = desk.launch("status", "first")
+    assert told.returncode == 42
+    assert told.stderr == (
+        f"error: no cluster: {path} is not a kubeconfig; point KUBECONFIG at a "
+        "kubeconfig file\n"
+    )
+
+
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with Server() as server:
         desk = Desk(server, tmp_path)
