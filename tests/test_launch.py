@@ -198,6 +198,22 @@ def test_an_unknown_command_shows_the_known_ones(desk: Desk) -> None:
     assert "status|logs|wait|delete NAME" in told.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("delete", ""), ("delete", "."), ("delete", "a/b"), ("status", "First")],
+)
+def test_what_cannot_be_the_name_of_a_job_is_not_asked_for(
+    desk: Desk, command: str, name: str
+) -> None:
+    told = desk.launch(command, name)
+    assert told.returncode == 42
+    assert told.stderr == (
+        f"error: '{name}' cannot be the name of a Job; python -m trainer.launch status "
+        "lists all\n"
+    )
+    assert desk.server.api.requests_seen == []
+
+
 # status, logs, wait, delete
 
 
