@@ -46,4 +46,7 @@ if [[ "$code" != 143 ]]; then
 fi
 
 docker push --quiet "$image" >&2
-docker inspect --format '{{index .RepoDigests 0}}' "$image"
+# The same image may have been pushed to other places too.
+name="${image%:"${image##*[:/]}"}"
+docker inspect --format '{{join .RepoDigests "\n"}}' "$image" |
+  grep --extended-regexp --max-count=1 "^(docker\.io/)?${name#docker.io/}@"

@@ -199,7 +199,7 @@ case "$1 $2" in
   "run --detach") echo 0123abcd ;;
   "logs --follow") echo "12:00:00 $SAID" ;;
   "wait "*) echo "$ENDED" ;;
-  "inspect "*) echo "registry.example/seamline@sha256:12ab" ;;
+  "inspect "*) echo -e "$DIGESTS" ;;
 esac
 """
 
@@ -215,6 +215,7 @@ def build(
     calls = folder / "calls"
     calls.touch()
     good = {"TRIAL": "0", "SAID": "Compiling the training step", "ENDED": "143"}
+    good["DIGESTS"] = "registry.example/seamline@sha256:12ab"
     environment = {**os.environ, **good, **answers, "CALLS": str(calls)}
     environment["PATH"] = f"{program.parent}:{os.environ['PATH']}"
     done = subprocess.run(
@@ -245,6 +246,23 @@ def test_the_script_builds_tries_out_pushes_and_prints_the_digest(
             *("--network none", f"{image} trainer.task"),
         ):
             assert wanted in call
+
+
+@pytest.mark.parametrize(
+    ("image", "printed"),
+    [
+        ("localhost:5000/seamline:1", "localhost:5000/seamline@sha256:22"),
+        ("localhost:5000/seamline", "localhost:5000/seamline@sha256:22"),
+        ("docker.io/ada/seamline:1", "ada/seamline@sha256:33"),
+    ],
+)
+def test_an_image_that_lies_in_other_places_too_is_named_by_the_one_asked_for(
+    tmp_path: Path, image: str, printed: str
+) -> None:
+    places = ("old.localhost:5000/seamline@sha256:11", "localhost:5000/seamline@sha256")
+    digests = rf"{places[0]}\n{places[1]}:22\nada/seamline@sha256:33"
+    done, _ = build(tmp_path, image, "cpu", DIGESTS=digests)
+    assert (done.returncode, done.stdout) == (0, f"{printed}\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,16 @@ def test_only_used_up_retries_hand_on_the_code_of_the_last_pod(desk: Desk) -> No
     assert following.wait(open_cluster(), "first") == 1
 
 
+def test_a_check_that_fails_hands_on_its_code_too(desk: Desk) -> None:
+    desk.create()
+    check = container_state("preflight", terminated={"exitCode": 75})
+    main = container_state(waiting={"reason": "PodInitializing"})
+    states = {"initContainerStatuses": [check], "containerStatuses": [main]}
+    desk.add_pod("first-a", 1, {"phase": "Failed", **states})
+    desk.end("Failed", "BackoffLimitExceeded")
+    assert following.wait(open_cluster(), "first") == 75
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from tests.desk import IMAGE
+from tests.kubectl import documents
+from tests.manifest_checks import main_of
 from trainer.jobs import troubles
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,19 @@ def test_every_submit_of_the_text_works(line: str) -> None:
 
 def test_the_text_has_a_conversion_a_training_and_several_workers() -> None:
     assert len(SUBMITS) == 3
+
+
+@pytest.mark.parametrize(
+    ("job", "on_gpus"), [("train-job.yaml", True), ("convert-job.yaml", False)]
+)
+def test_a_pool_of_the_text_has_room_for_the_pods(job: str, on_gpus: bool) -> None:
+    """GPU nodes are tainted; a node keeps a part of its CPUs for itself."""
+    pools = [line for line in LINES if " node-pools create " in line]
+    types = [line for line in pools if ("--accelerator=" in line) == on_gpus]
+    cpus = [int(x) for x in re.findall(r"--machine-type=\S+-(\d+)", " ".join(types))]
+    (found,) = documents(job)
+    asked = main_of(found)["resources"]["requests"]["cpu"]
+    assert max(cpus, default=0) > int(asked)
 
 
 def test_the_launchers_other_commands_exist() -> None:

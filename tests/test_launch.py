@@ -101,6 +101,34 @@ def test_who_may_not_make_roles_gets_the_job_and_a_note(desk: Desk) -> None:
     assert told.stdout == "created Job first in namespace default\n"
 
 
+_NO_ROLE = 'roles.rbac.authorization.k8s.io "first-progress" not found'
+
+
+def test_who_may_bind_only_roles_that_are_there_gets_the_binding(desk: Desk) -> None:
+    desk.server.api.refuse["POST", "rolebindings"] = refusal(404, "NotFound", _NO_ROLE)
+    told = desk.submit()
+    assert (told.returncode, told.stderr) == (0, "")
+    made = [path.partition("?")[0] for path in desk.calls("POST")]
+    assert made[-2].endswith("/roles")
+    assert made[-1].endswith("/rolebindings")
+
+
+def test_a_role_that_is_refused_and_so_cannot_be_bound_costs_no_job(desk: Desk) -> None:
+    said = 'roles is forbidden: User "ada" cannot create resource "roles"'
+    desk.server.api.refuse["POST", "roles"] = refusal(403, "Forbidden", said)
+    missing = [refusal(404, "NotFound", _NO_ROLE) for _ in range(2)]
+    desk.server.api.refuse["POST", "rolebindings"] = missing
+    told = desk.submit()
+    assert told.returncode == 0, told.stderr
+    notes = told.stderr.splitlines()
+    assert [note.partition("; ")[0] for note in notes] == [
+        f"note: {said}",
+        f"note: {_NO_ROLE}",
+    ]
+    assert desk.calls("DELETE") == []
+    assert desk.stored()["metadata"]["name"] == "first"
+
+
 def test_who_may_not_make_accounts_uses_one_that_is_there_and_needs_one(
     desk: Desk,
 ) -> None:
@@ -137,6 +165,21 @@ def test_without_a_kubeconfig_the_error_says_where_to_point(desk: Desk) -> None:
     assert told.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", [b"- a list\n", b"words", b"\xff\xfe"])
+def test_a_file_of_another_kind_is_no_kubeconfig(
+    desk: Desk, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    desk.environment["KUBECONFIG"] = str(path)
+    told = desk.launch("status", "first")
+    assert told.returncode == 42
+    assert told.stderr == (
+        f"error: no cluster: {path} is not a kubeconfig; point KUBECONFIG at a "
+        "kubeconfig file\n"
+    )
+
+
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with Server() as server:
         desk = Desk(server, tmp_path)
@@ -153,6 +196,22 @@ def test_an_unknown_command_shows_the_known_ones(desk: Desk) -> None:
     assert told.returncode == 42
     assert "'stop first' is no command" in told.stderr
     assert "status|logs|wait|delete NAME" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("delete", ""), ("delete", "."), ("delete", "a/b"), ("status", "First")],
+)
+def test_what_cannot_be_the_name_of_a_job_is_not_asked_for(
+    desk: Desk, command: str, name: str
+) -> None:
+    told = desk.launch(command, name)
+    assert told.returncode == 42
+    assert told.stderr == (
+        f"error: '{name}' cannot be the name of a Job; python -m trainer.launch status "
+        "lists all\n"
+    )
+    assert desk.server.api.requests_seen == []
 
 
 # status, logs, wait, delete

@@ -257,6 +257,25 @@ def test_a_fault_planted_between_objects_is_found(
     assert check(found) != []
 
 
+@pytest.mark.parametrize(
+    "plant",
+    [
+        set_at(f"{RULES}/3/onExitCodes/containerName", None),
+        set_at(f"{RULES}/3/onExitCodes/containerName", "preflight"),
+        set_at(f"{RULES}/2/onExitCodes/values", [75, 143]),
+        set_at(f"{RULES}/2/onExitCodes/containerName", "trainer"),
+        set_at(f"{RULES}/3", None),
+    ],
+)
+def test_workers_count_a_75_of_the_preflight_alone(
+    plant: Callable[[Job], None],
+) -> None:
+    job = copy.deepcopy(job_of("train-multiworker.yaml"))
+    assert checks.failure_policy_that_cannot_work(job) == []
+    plant(job)
+    assert checks.failure_policy_that_cannot_work(job) != []
+
+
 def test_the_pods_of_a_conversion_share_it_without_gaps() -> None:
     args = main_of(job_of("convert-job.yaml"))["args"]
     # Kubernetes puts the pod's number into this variable and expands both here.

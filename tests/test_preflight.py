@@ -131,6 +131,18 @@ def test_a_strategy_for_gpus_that_tensorflow_does_not_see_fails(
     assert "says that there are GPUs, but TensorFlow sees none" in found.found
 
 
+def test_a_pod_that_asks_for_no_gpu_trains_on_the_cpu_of_a_gpu_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategy, "DRIVER", str(tmp_path))
+    monkeypatch.setenv("SEAMLINE_GPUS", "0")
+    table = ask(strategy="mirrored", gpus=0)
+    for check in ("GPUs", "devices"):
+        assert row(table, check).verdict is Verdict.OK
+    monkeypatch.setenv("SEAMLINE_GPUS", "1")
+    assert row(ask(strategy="mirrored"), "devices").verdict is Verdict.FAIL
+
+
 def test_gpus_beside_a_cpu_that_is_split_are_noted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

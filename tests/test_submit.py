@@ -204,6 +204,8 @@ def test_the_manifest_is_found_beside_the_package_from_any_folder(
         (["--", "--epochs=many"], "--epochs=many"),
         (["--", "--strategy=tpu"], "--strategy=tpu"),
         (["--", "epochs=3"], "epochs=3: not a flag"),
+        (["--", "--run_dir", "gs://b/x"], "gs://b/x: not a flag; give values as --"),
+        (["--workers=2", "--", "--strategy", "mirrored"], "mirrored: not a flag"),
         (["--manifest=k8s/absent.yaml"], "k8s/absent.yaml: No such file or directory"),
         (["--manifest=pyproject.toml"], "pyproject.toml: not YAML"),
         (["--manifest=k8s/service-account.yaml"], "has 0 Jobs"),

@@ -281,6 +281,8 @@ def policy(name: str) -> manifest.Object:
         ("train-job", {"preflight": 0, "trainer": 143}, False, "Ignore"),
         ("train-job", {"trainer": 75}, False, "Count"),
         ("train-multiworker", {"trainer": 75}, False, "Ignore"),
+        ("train-multiworker", {"preflight": 75}, False, "Count"),
+        ("train-multiworker", {"preflight": 143}, False, "Ignore"),
         ("convert-job", {"trainer": 1}, False, "Count"),
     ],
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -52,11 +53,21 @@ def main(arguments: list[str]) -> int:
                 print("\n".join(status.overview(found)))
             return 0
         case [command, name] if command in commands:
+            _refuse_no_name(name)
             found = cluster.connect(_NAMESPACE.value)
             with cluster.explained(name, found.namespace):
                 return commands[command](found, name)
     usage = f"use: submit [-- --FLAG=VALUE …], or {'|'.join(commands)} NAME"
     raise SeamlineError(f"'{' '.join(arguments)}' is no command; {usage}")
+
+
+def _refuse_no_name(name: str) -> None:
+    # To a cluster "" and "." mean all Jobs of the namespace, which `delete` would end.
+    if not re.fullmatch(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name):
+        raise SeamlineError(
+            f"'{name}' cannot be the name of a Job; python -m trainer.launch status "
+            "lists all"
+        )
 
 
 def submit(passed: Sequence[str]) -> int:

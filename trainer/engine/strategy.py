@@ -196,7 +196,9 @@ def _split_cpu(parts: int) -> None:
 
 def _check_gpus(name: str, gpus: int) -> None:
     """Never falls back to the CPU of a GPU machine in silence."""
-    if gpus or not os.path.exists(DRIVER):
+    # The node's driver shows in its pods too, also in one that asks for no GPU.
+    unasked = os.environ.get("SEAMLINE_GPUS") == "0"
+    if gpus or unasked or not os.path.exists(DRIVER):
         return
     if name in ("mirrored", "multi_worker"):
         raise SeamlineError(

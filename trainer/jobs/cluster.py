@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -109,10 +110,15 @@ def connect(namespace: str | None) -> Cluster:
         client.Configuration.set_default(settings)
         context = config.list_kube_config_contexts()[1]["context"]
     except (config.ConfigException, yaml.YAMLError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        fix = "point KUBECONFIG at a kubeconfig file"
-        raise SeamlineError(f"no cluster: {reason}; {fix}") from error
+        raise SeamlineError(_no_cluster(str(error).splitlines()[0])) from error
+    except (TypeError, ValueError) as error:  # the client looks at no file's kind
+        place = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        raise SeamlineError(_no_cluster(f"{place} is not a kubeconfig")) from error
     return Cluster(namespace or context.get("namespace") or "default")
+
+
+def _no_cluster(reason: str) -> str:
+    return f"no cluster: {reason}; point KUBECONFIG at a kubeconfig file"
 
 
 def may_pass(error: Exception) -> bool:

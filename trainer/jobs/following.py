@@ -201,6 +201,8 @@ def _report_end(found: Cluster, name: str, job: Any) -> int:
 
 
 def _exit_codes(pod: Any) -> list[int]:
-    listed = pod.status.container_statuses or []
+    # Preflight first: where it fails, the training never starts.
+    listed = [*(pod.status.init_container_statuses or [])]
+    listed += pod.status.container_statuses or []
     ends = [c.state.terminated for c in listed if c.state and c.state.terminated]
     return [end.exit_code for end in ends if end.exit_code]

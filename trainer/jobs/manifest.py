@@ -290,6 +290,9 @@ def _refuse_places(job: Object) -> None:
         raise SeamlineError(
             f"{token}: a placeholder; give --data=gs://BUCKET, or this flag after --"
         )
+    for token in tokens:
+        if not token.startswith("-"):
+            raise SeamlineError(f"{token}: not a flag; give values as --FLAG=VALUE")
     values = dict(token.lstrip("-").partition("=")[::2] for token in tokens)
     trains = main_container(job)["command"][-1] == "trainer.task"
     flag = "run_dir" if trains else "records_dir"

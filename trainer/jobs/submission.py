@@ -46,7 +46,8 @@ def create(found: Cluster, documents: Sequence[Object]) -> list[str]:
             if document in shared or document in refused:
                 continue
             document["metadata"]["ownerReferences"] = [owner]
-            _make(found, document, exists_is_fine=document["kind"] in _NICETIES)
+            if problem := _make_own(found, document):
+                notes.append(problem)
     except Exception:
         # Half a Job would hold GPUs and wait.
         remove = found.batch.delete_namespaced_job
@@ -81,14 +82,21 @@ def _try(found: Cluster, document: Object) -> str | None:
     except ApiException as error:
         if error.status == 409 and kind != "Job" and kind != "Service":
             return None
+        if error.status == 404 and kind == "RoleBinding":
+            # Who has no right to bind any Role is told that this one is not there yet.
+            return None
         if error.status == 403 and kind in _NICETIES:
-            told = cluster.message(error)
-            return f"{told}; without the {kind} `launch status` shows no progress"
+            return _without(kind, error)
         if error.status == 403 and kind == "ServiceAccount":
             name = document["metadata"]["name"]
             return _look_for_account(found, name, error)
         raise
     return None
+
+
+def _without(kind: str, error: Exception) -> str:
+    told = cluster.message(error)
+    return f"{told}; without the {kind} `launch status` shows no progress"
 
 
 def _look_for_account(found: Cluster, name: str, refusal: Exception) -> str:
@@ -113,4 +121,18 @@ def _make(found: Cluster, document: Object, exists_is_fine: bool = False) -> Any
     except ApiException as error:
         if error.status != 409 or not exists_is_fine:
             raise
+    return None
+
+
+def _make_own(found: Cluster, document: Object) -> str | None:
+    """Makes what belongs to the Job; words if it cannot be had and is not needed."""
+    from kubernetes.client import ApiException
+
+    kind = document["kind"]
+    try:
+        _make(found, document, exists_is_fine=kind in _NICETIES)
+    except ApiException as error:
+        if error.status not in (403, 404) or kind not in _NICETIES:
+            raise
+        return _without(kind, error)
     return None
