@@ -1,7 +1,7 @@
 """Puts ImageNet weights of encoders into a folder: python bake_weights.py FOLDER NAME…
 
 Used while the image is built, where there is a network; a pod then needs none:
-`--encoder_weights=/opt/weights/densenet121.weights.h5`.
+`--encoder_weights=imagenet` looks in the folder `$SEAMLINE_WEIGHTS` first.
 """
 
 from __future__ import annotations

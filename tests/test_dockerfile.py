@@ -295,15 +295,30 @@ def test_baked_weights_are_a_file_that_the_trainer_takes(tmp_path: Path) -> None
         f"bake_weights.bake({str(tmp_path)!r}, ['mobilenetv2'], weights=None);"
         "from trainer.model import encoders;"
         f"path = {str(tmp_path / 'mobilenetv2.weights.h5')!r};"
-        "encoders.build_encoder('mobilenetv2', image_size=64, weights=path);"
+        "built = [encoders.build_encoder('mobilenetv2', image_size=64, weights=x)"
+        " for x in (path, 'imagenet')];"
+        "import numpy as np;"
+        "pairs = zip(*(x.get_weights() for x in built));"
+        "assert all(np.array_equal(x, y) for x, y in pairs);"
+        "assert encoders.resolve_weights('mobilenetv2', 'imagenet', image_size=64)"
+        " == 'imagenet';"
         "assert bake_weights._ENCODERS.keys() == encoders.ENCODERS.keys()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            **{"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+            # As the image has it; nothing is in Keras's cache, and no network.
+            **{"SEAMLINE_WEIGHTS": str(tmp_path), "KERAS_HOME": str(tmp_path)},
+            "https_proxy": "http://localhost:9",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    dockerfile = (ROOT / "docker/Dockerfile").read_text()
+    assert "ENV SEAMLINE_WEIGHTS=/opt/weights\n" in dockerfile
+    assert "COPY --from=weights /opt/weights /opt/weights" in dockerfile

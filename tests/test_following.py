@@ -323,6 +323,18 @@ def test_who_may_not_read_logs_is_told_so(desk: Desk) -> None:
         following.LogPrinter(found, "first", follow=True).run()
 
 
+def test_a_cluster_that_is_away_is_told_at_once(
+    desk: Desk, capsys: pytest.CaptureFixture
+) -> None:
+    desk.create()
+    away = [refusal(503, "Starting", "the server is starting")] * 2
+    desk.server.api.refuse["GET", "jobs"] = away
+    found = Cluster("default", pause=lambda seconds: None)
+    assert found.job("first").metadata.name == "first"
+    told = capsys.readouterr().err
+    assert told == "note: the server is starting; trying again, 1 min at most\n"
+
+
 # status
 
 _UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}

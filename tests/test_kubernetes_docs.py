@@ -43,8 +43,10 @@ def test_every_submit_of_the_text_works(line: str) -> None:
     assert job["kind"] == "Job"
 
 
-def test_the_text_has_a_conversion_a_training_and_several_workers() -> None:
-    assert len(SUBMITS) == 3
+def test_the_text_has_two_conversions_a_training_and_several_workers() -> None:
+    assert len(SUBMITS) == 4
+    assert sum("convert-job.yaml" in line for line in SUBMITS) == 2
+    assert sum("--workers" in line for line in SUBMITS) == 1
 
 
 @pytest.mark.parametrize(

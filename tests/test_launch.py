@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+import yaml
 
 from tests.desk import JOBS, Desk, container_state
 from tests.kubernetes_api import Server, refusal
@@ -64,6 +69,46 @@ def test_a_refusal_of_the_cluster_is_one_line_with_the_fix(
     assert fix in told.stderr
     assert told.stderr.count("\n") == 1
     assert desk.calls("POST") == []
+
+
+def test_a_cluster_of_another_certificate_is_not_tried_again(
+    desk: Desk, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("elsewhere.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    listener = socket.create_server(("localhost", 0))
+
+    def answer() -> None:
+        while True:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError):
+                context.wrap_socket(connection, server_side=True)
+            connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    config = yaml.safe_load(Path(desk.environment["KUBECONFIG"]).read_text())
+    config["clusters"][0]["cluster"] = {
+        "server": f"https://localhost:{listener.getsockname()[1]}",
+        "certificate-authority": str(tmp_path / "ca.pem"),
+    }
+    Path(desk.environment["KUBECONFIG"]).write_text(yaml.safe_dump(config))
+    told = desk.launch("status")
+    assert told.returncode == 42
+    assert "certificate" in told.stderr
+    assert "compare server and certificate-authority-data" in told.stderr
+    assert "trying again" not in told.stderr
+
+
+@pytest.mark.parametrize("command", ["logs", "wait", "delete"])
+def test_a_command_without_the_name_of_a_job_says_what_it_needs(
+    desk: Desk, command: str
+) -> None:
+    told = desk.launch(command)
+    assert told.returncode == 42
+    assert f"error: {command} needs the NAME of a Job" in told.stderr
 
 
 def test_a_name_that_is_taken_is_refused(desk: Desk) -> None:
@@ -314,7 +359,7 @@ def test_launching_imports_no_tensorflow_and_is_quick_to_start(desk: Desk) -> No
         "assert time.process_time() - start < 1;"
         "early = {'kubernetes', 'tensorflow', 'keras'} & set(sys.modules);"
         "assert not early, early;"
-        "launch._refuse_unknown_flags('trainer.task', ['--epochs=3']);"
+        "launch._parsed('trainer.task', ['--epochs=3']);"
         "late = {'tensorflow', 'keras'} & set(sys.modules); assert not late, late"
     )
     told = desk.run(sys.executable, "-c", code)

@@ -89,7 +89,7 @@ def test_a_second_job_uses_the_account_that_is_there(desk: Desk) -> None:
 
 
 def test_several_workers_get_a_service_of_their_own(desk: Desk) -> None:
-    told = desk.submit("--workers=3", "--gpus=8")
+    told = desk.submit("--workers=3", "--gpus=8", "--", "--batch_size=48")
     assert told.returncode == 0, told.stderr
     job = desk.stored()
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 3
@@ -111,6 +111,27 @@ def test_a_conversion_is_shared_by_as_many_pods_as_asked(desk: Desk) -> None:
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 6
     assert values(container(job))["SEAMLINE_WORKERS"] == "6"
     assert not [path for path in desk.calls("POST") if "roles" in path]
+
+
+def test_own_folders_and_lists_take_the_place_of_the_manifests_values(
+    desk: Desk,
+) -> None:
+    own = ("--images_dir=gs://b/i", "--masks_dir=gs://b/m", "--label_names=gs://b/n")
+    lists = ("--train_ids=gs://b/train.txt", "--val_ids=gs://b/val.txt")
+    convert = ("--dry_run", "--manifest=k8s/convert-job.yaml")
+    (job, *_) = printed(desk.submit(*convert, "--", *own, *lists))
+    args = container(job)["args"]
+    assert args[-5:] == [*own, *lists]
+    gone = ("--dataset=", "--split_fraction=", "--split_seed=")
+    assert not [token for token in args if token.startswith(gone)]
+
+
+def test_the_last_of_two_values_counts_with_one_dash_or_two(desk: Desk) -> None:
+    told = desk.submit("--dry_run", "--", "-epochs=3", "--epochs=4", "-seed=7")
+    (job, *_) = printed(told)
+    for one in (container(job), check(job)):
+        found = [x for x in one["args"] if "epochs=" in x or "seed=7" in x]
+        assert found == ["--epochs=4", "--seed=7"]
 
 
 def test_a_queue_is_a_label_of_the_job(desk: Desk) -> None:
@@ -174,7 +195,33 @@ def test_the_manifest_is_found_beside_the_package_from_any_folder(
         (["--image="], "YOUR_REGISTRY/seamline@sha256:0000"),
         (["--image=Registry/UPPER CASE"], "--image=Registry/UPPER CASE: not a name"),
         (["--image=r/x@sha256:12ab"], "--image=r/x@sha256:12ab: not a name"),
-        (["--data=gs://YOUR_BUCKET"], "gs://YOUR_BUCKET/records: a placeholder"),
+        (["--data=gs://YOUR_BUCKET"], "gs://YOUR_BUCKET: not filled in; give --data"),
+        (
+            ["--image=", "--data=gs://YOUR_BUCKET"],
+            "not filled in; give --image=IMAGE@sha256:… and --data=gs://BUCKET",
+        ),
+        (["--image=https://r/x"], "--image=https://r/x: not a name"),
+        (["--data=s3://photos"], "--data=s3://photos: give gs://BUCKET"),
+        (["--data=gs://"], "--data=gs:: give gs://BUCKET"),
+        (["--", "--run_dir=s3://b/x"], "--run_dir=s3://b/x: would be lost"),
+        (["--", "--epochs=-3"], "--epochs"),
+        (["--", "--image_size=100"], "--image_size=100: must be a multiple of 32"),
+        (["--", "--recipe=best"], "--recipe=best"),
+        (["--", "--learning_rate=nan"], "--learning_rate=nan: must be a finite"),
+        (
+            ["--gpus=2", "--", "--batch_size=9"],
+            "--batch_size=9: must be a multiple of the 2 replicas (1 × 2); nearest: 8 "
+            "or 10, given after --",
+        ),
+        (["--workers=3"], "--batch_size=32: must be a multiple of the 3 replicas"),
+        (
+            ["--manifest=k8s/convert-job.yaml", "--", "--num_hosts=3"],
+            "--num_hosts=3: each pod gets its own; give --workers",
+        ),
+        (
+            ["--manifest=k8s/convert-job.yaml", "--", "--shard_index=3"],
+            "--shard_index=3: each pod gets its own",
+        ),
         (["--data=/data"], "--run_dir=/data/runs/first: would be lost with the pod"),
         (["--", "--run_dir=runs/x"], "--run_dir=runs/x: would be lost with the pod"),
         (["--", "--run_dir=/scratch/x"], "--run_dir=/scratch/x: would be lost"),

@@ -232,6 +232,9 @@ def _explain_flag(error: flags.Error) -> str:
         known = ", ".join(f"--{name}" for name in alike.split(", "))
         meant = f"did you mean {known}? " if "Did you mean: " in text else ""
         return f"--{error.flagname}: no such flag; {meant}--help lists all"
+    missing = re.findall(r"Flag (--\w+) must have a value other than None", text)
+    if missing:
+        return f"{' and '.join(missing)}: not given; --help says what it takes"
     # Of a boolean flag absl shows a tuple.
     text = re.sub(r"\('Non-boolean .*\)$", "not true or false", text)
     return f"{text.removeprefix('flag ')}; --help says what it takes"

@@ -11,23 +11,30 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 from absl import flags
 
+from trainer import recipes
 from trainer.errors import SeamlineError
 from trainer.flags import run
-from trainer.jobs import cluster, following, manifest, status, submission
+from trainer.jobs import cluster, following, manifest, refusals, status, submission
 from trainer.jobs.cluster import Cluster
 
 _IMAGE = flags.DEFINE_string("image", None, "image, best by digest")
 _NAME = flags.DEFINE_string("name", None, "name of the Job")
-_GPUS = flags.DEFINE_integer("gpus", None, "GPUs of each pod; 0: train on the CPU")
-_WORKERS = flags.DEFINE_integer("workers", None, "pods that work together")
+_GPUS = flags.DEFINE_integer(
+    "gpus", None, "GPUs of each pod (default: the manifest's, 1); 0: train on the CPU"
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "pods that work together (default: the manifest's)"
+)
 _QUEUE = flags.DEFINE_string("queue", None, "Kueue's LocalQueue to wait in")
 _DATA = flags.DEFINE_string("data", None, "gs://BUCKET or the folder of a volume")
 _NAMESPACE = flags.DEFINE_string("namespace", None, "default: the current context's")
@@ -57,6 +64,11 @@ def main(arguments: list[str]) -> int:
             found = cluster.connect(_NAMESPACE.value)
             with cluster.explained(name, found.namespace):
                 return commands[command](found, name)
+        case [command] if command in commands:
+            raise SeamlineError(
+                f"{command} needs the NAME of a Job; python -m trainer.launch status "
+                "lists all"
+            )
     usage = f"use: submit [-- --FLAG=VALUE …], or {'|'.join(commands)} NAME"
     raise SeamlineError(f"'{' '.join(arguments)}' is no command; {usage}")
 
@@ -110,16 +122,23 @@ def _patched(passed: Sequence[str]) -> list[manifest.Object]:
         arguments=passed,
     )
     manifest.patch(documents, changes)
-    manifest.refuse_mistakes(documents)
+    refusals.refuse_mistakes(documents)
     job = manifest.job_of(documents)
     module = manifest.main_container(job)["command"][-1]
-    _refuse_unknown_flags(module, manifest.expanded_arguments(job))
+    known = _parsed(module, manifest.expanded_arguments(job))
+    if module == "trainer.task":
+        recipe = recipes.resolve(known["recipe"].value, _recipe_values(known))
+        refusals.refuse_unfit_batch(job, recipe.batch_size)
     manifest.add_identity(documents, manifest.load("k8s/service-account.yaml"))
     return documents
 
 
-def _refuse_unknown_flags(module: str, arguments: Sequence[str]) -> None:
-    """Parses `arguments` as the command in the pod will."""
+def _parsed(module: str, arguments: Sequence[str]) -> flags.FlagValues:
+    """The flags of the command in the pod, parsed as it will.
+
+    Raises:
+      SeamlineError: an unknown flag, or a value of the wrong kind.
+    """
     if module not in sys.modules:
         # The pod's command has a flag of this name too: processes of a conversion.
         delattr(flags.FLAGS, _WORKERS.name)
@@ -136,6 +155,12 @@ def _refuse_unknown_flags(module: str, arguments: Sequence[str]) -> None:
         raise SeamlineError(f"{error} (see: python -m {module} --help)") from error
     if rest:
         raise SeamlineError(f"{rest[0]}: not a flag; give values as --FLAG=VALUE")
+    return known
+
+
+def _recipe_values(known: flags.FlagValues) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(recipes.Recipe)]
+    return {name: known[name].value for name in names if known[name].present}
 
 
 def show(found: Cluster, name: str) -> int:

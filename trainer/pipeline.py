@@ -221,6 +221,7 @@ def _conclude(
 ) -> None:
     """Scores, export, pictures and report of the best model."""
     run_dir, val = job.run_dir, job.val
+    log.info("Best model: scores, pictures and export")
     keras.utils.set_random_seed(job.stream.seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
     shown, _ = val.fetch(shown_examples(len(val)))

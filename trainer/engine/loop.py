@@ -139,7 +139,10 @@ class Training:
             scale=job.batch_size,
             scale_unit="images",
         )
-        log.info("Compiling the training step, then %d steps", total - progress.step)
+        if progress.step < total:
+            log.info(
+                "Compiling the training step, then %d steps", total - progress.step
+            )
         self._look_around()
 
     def close(self) -> None:

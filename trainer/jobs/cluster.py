@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -17,13 +18,14 @@ from trainer.errors import SeamlineError, Unavailable
 
 Result = TypeVar("Result")
 
-LIMIT = {"_request_timeout": (10, 300)}
+LIMIT = {"_request_timeout": (10, 60)}
 """Seconds to connect, seconds of silence."""
 
 _PAUSES_S = (0.5, 1.0, 2.0)
 _PATIENT_PAUSES_S = (1.0, 2.0, 4.0, 8.0, *(15.0,) * 40)
 """Ten minutes: a control plane of one machine is away for so long when upgraded."""
 
+_UNTRUSTED = "compare server and certificate-authority-data in the kubeconfig"
 _DENIED = re.compile(r'cannot (\w+) resource "([\w/]+)"')
 _FIXES = {
     400: "mend the manifest",
@@ -60,12 +62,16 @@ class Cluster:
 
     def read(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """Calls what changes nothing, and again while the cluster is out of order."""
-        for seconds in self._pauses:
+        for number, seconds in enumerate(self._pauses):
             try:
                 return call(*args, **options, **LIMIT)
             except Exception as error:
                 if not may_pass(error):
                     raise
+                if number == 0:
+                    minutes = max(round(sum(self._pauses) / 60), 1)
+                    told = f"note: {message(error)}; trying again, {minutes} min at "
+                    print(f"{told}most", file=sys.stderr, flush=True)
             self.pause(seconds)
         return call(*args, **options, **LIMIT)
 
@@ -125,10 +131,17 @@ def may_pass(error: Exception) -> bool:
     """Whether the same call may work later."""
     from kubernetes.client import ApiException
 
+    if _is_untrusted(error):
+        return False
     if isinstance(error, ApiException):
         # 410: a watch asked for what the cluster no longer remembers.
         return error.status in (0, 410, 429) or error.status >= 500
     return isinstance(error, HTTPError)
+
+
+def _is_untrusted(error: Exception) -> bool:
+    """Whether the cluster's certificate is not the one that is trusted."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 @contextlib.contextmanager
@@ -145,6 +158,8 @@ def explained(name: str, namespace: str) -> Iterator[None]:
         yield
     except ApiException as error:
         told = f"{name}: {message(error)} ({error.status})"
+        if _is_untrusted(error):
+            raise SeamlineError(f"{told}; {_UNTRUSTED}") from error
         if may_pass(error):
             fix = _FIXES.get(error.status, "try again later")
             raise Unavailable(f"{told}; {fix}") from error
@@ -156,6 +171,8 @@ def explained(name: str, namespace: str) -> Iterator[None]:
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) else error
         told = " ".join(str(cause).split())
+        if _is_untrusted(error):
+            raise SeamlineError(f"{name}: {told}; {_UNTRUSTED}") from error
         raise Unavailable(
             f"{name}: the cluster does not answer: {told}; check: kubectl cluster-info"
         ) from error
@@ -163,8 +180,8 @@ def explained(name: str, namespace: str) -> Iterator[None]:
 
 def message(error: Any) -> str:
     """What the cluster says about a refusal, in one line."""
-    told = error.reason or "no reason given"
-    with contextlib.suppress(TypeError, ValueError, KeyError):
+    told = getattr(error, "reason", None) or str(error) or "no reason given"
+    with contextlib.suppress(AttributeError, TypeError, ValueError, KeyError):
         told = json.loads(error.body)["message"]
     return " ".join(str(told).split())
 

@@ -1,4 +1,4 @@
-"""Manifests: loaded from k8s/, patched by the launcher, and refused when wrong.
+"""Manifests: loaded from k8s/ and patched by the launcher.
 
 A manifest is a list of objects with one Job among them. It is patched, never rebuilt.
 """
@@ -23,10 +23,14 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PREFIX = "seamline/"
 """Of the annotations of a Job that are ours."""
 
-_PLACEHOLDER = re.compile(r"YOUR_|@sha256:0{64}$")
-_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_IMAGE = re.compile(r"[a-z0-9][\w./:-]*(@sha256:[0-9a-f]{64})?")
 _VARIABLE = re.compile(r"\$\((\w+)\)")
+_INSTEAD_OF = {
+    "images_dir": ("dataset",),
+    "train_ids": ("split_fraction", "split_seed"),
+    "val_ids": ("split_fraction", "split_seed"),
+}
+"""Flags that say what others of the manifest would say otherwise."""
+_OF_EACH_POD = ("num_hosts", "shard_index")
 _NEEDED = {
     "metadata.name": str,
     "spec.template.spec.containers": list,
@@ -153,10 +157,27 @@ def patch(documents: list[Object], changes: Changes) -> None:
     if changes.namespace is not None:
         for document in documents:
             document["metadata"]["namespace"] = changes.namespace
-    given = {token.partition("=")[0] for token in changes.arguments}
-    kept = [x for x in main_container(job)["args"] if x.partition("=")[0] not in given]
+    args = _merged(main_container(job)["args"], changes.arguments)
     for container in containers:
-        container["args"] = [*kept, *changes.arguments]
+        container["args"] = args
+
+
+def _merged(args: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The manifest's arguments, but those that are given otherwise."""
+    # One dash does as well as two, and of two values the last one counts.
+    told = {_flag(token): re.sub(r"^-+(?=\w)", "--", token) for token in given}
+    gone = {*told, *(x for flag in told for x in _INSTEAD_OF.get(flag, ()))}
+    for token in args:
+        if _flag(token) in told and "$(" in token and _flag(token) in _OF_EACH_POD:
+            raise SeamlineError(
+                f"{told[_flag(token)]}: each pod gets its own; give --workers"
+            )
+    return [*(x for x in args if _flag(x) not in gone), *told.values()]
+
+
+def _flag(token: str) -> str:
+    """The name of the flag in `--name=value`; other tokens are their own."""
+    return re.sub(r"^--?(\w+)(=.*)?$", r"\1", token, flags=re.DOTALL)
 
 
 def _set_variable(
@@ -184,6 +205,8 @@ def _set_gpus(job: Object, containers: list[Object], count: str) -> None:
 
 def _set_workers(job: Object, containers: list[Object], count: int) -> None:
     spec = job["spec"]
+    if count < 1:
+        raise SeamlineError(f"--workers={count}: use 1 or more")
     if spec.get("completionMode") != "Indexed":
         if count != 1:
             raise SeamlineError(
@@ -248,78 +271,3 @@ def expanded_arguments(job: Object) -> list[str]:
         _VARIABLE.sub(lambda found: values.get(found[1], found[0]), str(token))
         for token in container["args"]
     ]
-
-
-def refuse_mistakes(documents: Sequence[Object]) -> None:
-    """Refuses what would fail in the cluster minutes later.
-
-    Raises:
-      SeamlineError: names the flag, the value and what to give.
-    """
-    job = job_of(documents)
-    name, image = job["metadata"]["name"], main_container(job)["image"]
-    limits = main_container(job)["resources"]["limits"]
-    pods = job["spec"].get("completions", 1)
-    longest = f"{name}-{pods - 1}" if job["spec"].get("completionMode") else name
-    if not _LABEL.fullmatch(name) or len(longest) > 63:
-        raise SeamlineError(
-            f"--name={name}: use a-z, 0-9 and '-', a letter first, 63 at most with the "
-            "number of a pod"
-        )
-    namespace = job["metadata"].get("namespace", "default")
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
-        raise SeamlineError(f"--namespace={namespace}: use a-z, 0-9 and '-'")
-    if not str(limits.get(GPU, "0")).isdecimal():
-        raise SeamlineError(f"--gpus={limits[GPU]}: use 0 or more")
-    if pods < 1:
-        raise SeamlineError(f"--workers={pods}: use 1 or more")
-    if _PLACEHOLDER.search(image) or not image:
-        raise SeamlineError(f"{image} is a placeholder; give --image=IMAGE@sha256:…")
-    if not _IMAGE.fullmatch(image):
-        raise SeamlineError(f"--image={image}: not a name such as REG/IMAGE@sha256:…")
-    queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "queue")
-    if _PLACEHOLDER.search(queue) or not re.fullmatch(r"[a-z0-9][-.a-z0-9]*", queue):
-        raise SeamlineError(f"--queue={queue}: not the name of a LocalQueue")
-    _refuse_places(job)
-
-
-def _refuse_places(job: Object) -> None:
-    """Refuses placeholders, results that go with the pod, and unfit strategies."""
-    tokens = expanded_arguments(job)
-    for token in filter(_PLACEHOLDER.search, tokens):
-        raise SeamlineError(
-            f"{token}: a placeholder; give --data=gs://BUCKET, or this flag after --"
-        )
-    for token in tokens:
-        if not token.startswith("-"):
-            raise SeamlineError(f"{token}: not a flag; give values as --FLAG=VALUE")
-    values = dict(token.lstrip("-").partition("=")[::2] for token in tokens)
-    trains = main_container(job)["command"][-1] == "trainer.task"
-    flag = "run_dir" if trains else "records_dir"
-    place = values.get(flag, "")
-    if "://" not in place and not any(
-        f"{place}/".startswith(f"{folder}/") for folder in _kept_folders(job)
-    ):
-        raise SeamlineError(
-            f"--{flag}={place}: would be lost with the pod; give gs://… or a folder of "
-            "a mounted volume"
-        )
-    workers, strategy = job["spec"].get("completions", 1), values.get("strategy")
-    if trains and workers > 1 and strategy in ("one_device", "mirrored"):
-        raise SeamlineError(
-            f"--strategy={strategy}: each of {workers} workers would train alone; give "
-            "--strategy=multi_worker"
-        )
-    if trains and workers == 1 and strategy == "multi_worker":
-        raise SeamlineError(
-            "--strategy=multi_worker: there is one worker; give --workers=2 or more, "
-            "or --strategy=mirrored"
-        )
-
-
-def _kept_folders(job: Object) -> list[str]:
-    """Where volumes are mounted that outlive a pod."""
-    volumes = job["spec"]["template"]["spec"].get("volumes", [])
-    kept = {v["name"] for v in volumes if "emptyDir" not in v}
-    mounts = main_container(job).get("volumeMounts", [])
-    return [m["mountPath"].rstrip("/") for m in mounts if m["name"] in kept]

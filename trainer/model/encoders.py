@@ -84,8 +84,17 @@ def _cache_folder() -> str:
     return os.path.join(home, "models")
 
 
+def _baked(name: str) -> str | None:
+    """ImageNet weights that the container image brings along, see docker/."""
+    folder = os.environ.get("SEAMLINE_WEIGHTS")
+    path = os.path.join(folder, f"{name}.weights.h5") if folder else ""
+    return path if os.path.exists(path) else None
+
+
 def imagenet_available(name: str, *, image_size: int) -> bool:
-    """True when Keras has the weights in its cache or their host can be reached."""
+    """True when the weights are here or their host can be reached."""
+    if _baked(name):
+        return True
     # keras.applications.MobileNetV2 has weights for these sizes, 224 serves others.
     size = image_size if image_size in (96, 128, 160, 192, 224) else 224
     file = find(name).weights_file.format(size=size)
@@ -139,7 +148,8 @@ def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
     encoder = find(name)
     # Keras raises a bare Exception where a download fails.
     try:
-        base = _construct(encoder, image_size, weights)
+        at_hand = _baked(name) if weights == "imagenet" else None
+        base = _construct(encoder, image_size, at_hand or weights)
     except SeamlineError:
         raise
     except Exception as error:
