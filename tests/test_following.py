@@ -186,6 +186,45 @@ def test_wait_tells_once_what_keeps_a_pod_from_starting(
     assert last == "first: complete"
 
 
+def _warn(desk: Desk, job: Any, number: int, message: str) -> None:
+    """Plays the Job controller: it could not make a pod."""
+    about = {"kind": "Job", "name": "first", "uid": job["metadata"]["uid"]}
+    metadata = {"name": f"first.{number}", "namespace": "default"}
+    body = {"apiVersion": "v1", "kind": "Event", "metadata": metadata}
+    body |= {"involvedObject": about, "type": "Warning", "message": message}
+    desk.server.call("POST", EVENTS, body)
+
+
+def test_wait_tells_once_why_there_is_no_pod(
+    desk: Desk, capsys: pytest.CaptureFixture
+) -> None:
+    job = desk.create()
+
+    def fail(number: int) -> None:
+        said = f'Error creating: pods "first-{number}" is forbidden: exceeded quota: g'
+        _warn(desk, job, number, said)
+
+    fail(1)
+    desk.server.api.watch_errors += [None, None]
+    found = open_cluster(lambda: fail(2), lambda: desk.end("Complete"))
+    assert following.wait(found, "first") == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        "first: Error creating: pods is forbidden: exceeded quota: g → the namespace's"
+    )
+    assert last == "first: complete"
+
+
+def test_who_may_not_read_events_can_wait(desk: Desk) -> None:
+    desk.create()
+    said = 'events is forbidden: cannot list resource "events"'
+    desk.server.api.refuse["GET", "events"] = refusal(403, "Forbidden", said)
+    desk.server.api.watch_errors.append(None)
+    found = open_cluster(lambda: desk.end("Complete"))
+    assert following.wait(found, "first") == 0
+    assert desk.server.api.refuse == {}
+
+
 def test_wait_waits_minutes_for_a_cluster_that_is_away(desk: Desk) -> None:
     desk.create()
     desk.end("Complete")
@@ -438,12 +477,7 @@ def test_status_tells_what_is_wrong_with_a_pod_and_what_to_do(
     ],
 )
 def test_status_tells_why_there_is_no_pod(desk: Desk, event: str, told: str) -> None:
-    job = desk.create()
-    about = {"kind": "Job", "name": "first", "uid": job["metadata"]["uid"]}
-    metadata = {"name": "first.1", "namespace": "default"}
-    body = {"apiVersion": "v1", "kind": "Event", "metadata": metadata}
-    body |= {"involvedObject": about, "type": "Warning", "message": event}
-    desk.server.call("POST", EVENTS, body)
+    _warn(desk, desk.create(), 1, event)
     lines = status.describe(open_cluster(), "first")
     assert event in lines[-1]
     assert told in lines[-1]

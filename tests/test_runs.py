@@ -79,3 +79,9 @@ def test_before_its_first_checkpoint_a_run_has_nothing_to_lose(
     (folder / "ckpt-3.index").rename(folder / "ckpt-3.data-00000-of-00001")
     other = runs.identify(RECIPES["tutorial"], 1, "float32", run[1])
     runs.open_run(str(run[0]), other, "never")
+
+
+def test_a_config_that_was_altered_is_named(run: tuple[Path, Any]) -> None:
+    (run[0] / "config.json").write_text("{")
+    with pytest.raises(SeamlineError, match=r"config\.json: not JSON, so it was alt"):
+        runs.open_run(str(run[0]), {}, "auto")

@@ -88,7 +88,12 @@ def read_config(run_dir: str) -> dict[str, Any]:
             f"{path}: not there, so {run_dir} is not a run directory; give the "
             "--run_dir of a training"
         )
-    return json.loads(storage.read_text(path))
+    try:
+        return json.loads(storage.read_text(path))
+    except ValueError as error:
+        raise SeamlineError(
+            f"{path}: not JSON, so it was altered; put it back or choose another folder"
+        ) from error
 
 
 def write_config(

@@ -94,10 +94,20 @@ class Cluster:
         return sorted(found, key=lambda pod: pod.metadata.creation_timestamp)
 
     def warnings(self, job: Any) -> list[Any]:
-        """The cluster's warnings about a Job itself, the newest last."""
+        """The cluster's warnings about a Job itself, the newest last.
+
+        None where they may not be read: they are a nicety.
+        """
+        from kubernetes.client import ApiException
+
         field = f"involvedObject.uid={job.metadata.uid}"
         call = self.core.list_namespaced_event
-        found = self.read(call, self.namespace, field_selector=field).items
+        try:
+            found = self.read(call, self.namespace, field_selector=field).items
+        except ApiException as error:
+            if error.status != 403:
+                raise
+            return []
         return [event for event in found if event.type == "Warning"]
 
 

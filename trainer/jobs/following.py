@@ -152,8 +152,7 @@ def wait(found: Cluster, name: str) -> int:
     options = {**one, "timeout_seconds": 60, "_request_timeout": (10, 120)}
     told: set[str] = set()
     while True:
-        found.job(name)
-        _tell_what_is_new(found, name, told)
+        _tell_what_is_new(found, found.job(name), told)
         # A watch starts with the Job as it is. It breaks now and then (a proxy, a new
         # control plane); the line above tells then whether cluster and Job are there.
         try:
@@ -171,15 +170,24 @@ def wait(found: Cluster, name: str) -> int:
         found.pause(1)
 
 
-def _tell_what_is_new(found: Cluster, name: str, told: set[str]) -> None:
-    """Prints the troubles of pods that have not started, each once."""
-    for pod in found.pods(name):
-        troubled = troubles.pod_troubles(pod) if pod.status.phase == "Pending" else []
-        for trouble in troubled:
-            line = f"{pod.metadata.name}: {troubles.with_advice(trouble)}"
-            if line not in told:
-                told.add(line)
-                print(line, flush=True)
+def _tell_what_is_new(found: Cluster, job: Any, told: set[str]) -> None:
+    """Prints what keeps pods from starting, or from being made, each once."""
+    pods = found.pods(job.metadata.name)
+    lines = [
+        f"{pod.metadata.name}: {troubles.with_advice(trouble)}"
+        for pod in pods
+        if pod.status.phase == "Pending"
+        for trouble in troubles.pod_troubles(pod)
+    ]
+    if not pods and not troubles.job_end(job):
+        for event in found.warnings(job)[-1:]:
+            # Every try is for a pod of another name.
+            said = re.sub(r'pods "[^"]*"', "pods", " ".join(str(event.message).split()))
+            lines.append(f"{job.metadata.name}: {troubles.with_advice(said)}")
+    for line in lines:
+        if line not in told:
+            told.add(line)
+            print(line, flush=True)
 
 
 def _report_end(found: Cluster, name: str, job: Any) -> int:
