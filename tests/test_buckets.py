@@ -1,5 +1,6 @@
 import base64
 import errno
+import http.server
 import multiprocessing
 import os
 import signal
@@ -10,9 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google.auth._exponential_backoff
+import google.auth.compute_engine
 import google.auth.exceptions
+import google.auth.transport.requests
 import google_crc32c
 import pytest
+from google.auth.compute_engine import _metadata
 
 from tests.gcs import Cloud
 from tests.gcs_gate import Request
@@ -366,6 +371,31 @@ def test_without_credentials_the_error_says_how_to_get_some(
     ) as e:
         buckets.list_files("gs://bucket/run")
     assert isinstance(e.value.__cause__, google.auth.exceptions.DefaultCredentialsError)
+
+
+@pytest.mark.parametrize(("answer", "exit_code"), [(503, 75), (404, 42)])
+def test_a_metadata_server_that_fails_may_be_asked_again_and_one_that_refuses_not(
+    monkeypatch: pytest.MonkeyPatch, answer: int, exit_code: int
+) -> None:
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answer)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    server = http.server.ThreadingHTTPServer(("localhost", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"localhost:{server.server_port}"
+    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", place)
+    monkeypatch.setattr(google.auth._exponential_backoff.time, "sleep", lambda s: None)
+    credentials = google.auth.compute_engine.Credentials()
+    with pytest.raises(SeamlineError) as e, bucket_client.explained("gs://bucket/x"):
+        credentials.refresh(google.auth.transport.requests.Request())
+    server.shutdown()
+    assert e.value.exit_code == exit_code
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(

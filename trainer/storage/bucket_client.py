@@ -107,6 +107,11 @@ def explained(url: str) -> Iterator[None]:
         auth.DefaultCredentialsError,
         auth.RefreshError,
     ) as error:
+        if _is_silent(error.__cause__):
+            raise Unavailable(
+                f"{url}: the machine's metadata server, which gives credentials, does "
+                f"not answer; try again (it said: {_first_line(error)})"
+            ) from error
         raise SeamlineError(
             f"{url}: no valid Google credentials; run gcloud auth application-default "
             "login, or give the machine a service account (in Kubernetes: workload "
@@ -122,6 +127,14 @@ def explained(url: str) -> Iterator[None]:
             f"{url}: Cloud Storage could not be reached for {DEADLINE:.0f} s; check "
             f"the network and try again (last answer: {_first_line(error)})"
         ) from error
+
+
+def _is_silent(cause: BaseException | None) -> bool:
+    """Whether a server that gives credentials failed, rather than refused."""
+    from google.auth.exceptions import TransportError
+
+    refused = re.search(r"Status: 4\d\d", str(cause))
+    return isinstance(cause, TransportError) and not refused
 
 
 def check_bucket(url: str) -> None:
