@@ -366,7 +366,7 @@ def test_a_cluster_that_is_away_is_told_at_once(
     desk: Desk, capsys: pytest.CaptureFixture
 ) -> None:
     desk.create()
-    away = [refusal(503, "Starting", "the server is starting")] * 2
+    away = [refusal(503, "Starting", "the server is starting") for _ in range(2)]
     desk.server.api.refuse["GET", "jobs"] = away
     found = Cluster("default", pause=lambda seconds: None)
     assert found.job("first").metadata.name == "first"
