@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import keras
@@ -10,13 +11,13 @@ import pytest
 
 from trainer.errors import SeamlineError
 from trainer.labels import CCP_LABELS
-from trainer.model import encoders, stages
+from trainer.model import decoders, encoders, stages
+from trainer.model.decoders import upsample
 from trainer.model.unet import (
     ModelSpec,
     batch_norms,
     build_model,
     still_batch_norms,
-    upsample,
 )
 
 
@@ -84,6 +85,58 @@ def test_the_upsample_block_is_the_published_one_layer_by_layer() -> None:
     assert ours.output_shape == (None, 16, 16, 64)
     kernel = np.asarray(ours.layers[0].kernel)
     assert kernel.std() == pytest.approx(0.02, rel=0.05)
+
+
+def test_the_lateral_decoder_has_stages_of_fewer_channels() -> None:
+    model = build_model(spec(decoder="lateral"))
+    assert model.output_shape == (None, 128, 128, 59)
+    names = [f"upsample_{filters}" for filters in (256, 128, 96, 64)]
+    assert [model.get_layer(name).output.shape[1:] for name in names] == [
+        *((8, 8, 256), (16, 16, 128), (32, 32, 96), (64, 64, 64)),
+    ]
+    # 1x1 from below and from the skip, 3x3, two batch norms a stage; last the logits.
+    channels = ((320, 576, 256), (256, 192, 128), (128, 144, 96), (96, 96, 64))
+    expected = sum((x + y) * f + 9 * f * f + 8 * f for x, y, f in channels)
+    encoder = model.get_layer("mobilenetv2").count_params()
+    assert model.count_params() - encoder == expected + 64 * 59 + 59
+
+
+def test_the_lateral_decoder_joins_every_stage_of_the_encoder() -> None:
+    model = build_model(spec(decoder="lateral", image_size=32))
+    features = model.get_layer("mobilenetv2").outputs
+    for index, feature in enumerate(features):
+        inputs = [keras.Input(x.shape[1:]) for x in features]
+        logits = decoders.lateral(inputs, classes=3, momentum=0.9, dropout=0.0)
+        head = keras.Model(inputs, logits)
+        rest = [np.ones((1, *x.shape[1:]), np.float32) for x in features]
+        before = head(rest)
+        rest[index] = rest[index] + 1
+        assert np.abs(np.asarray(head(rest) - before)).max() > 1e-6, feature.name
+
+
+@pytest.mark.parametrize("decoder", decoders.DECODERS)
+def test_channels_are_dropped_before_the_logits_only_while_learning(
+    decoder: str,
+) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("float32")
+    keras.utils.set_random_seed(0)
+    model = build_model(spec(decoder=decoder, decoder_dropout=0.5, image_size=32))
+    keras.utils.set_random_seed(0)
+    without = build_model(spec(decoder=decoder, image_size=32))
+    without.set_weights(model.get_weights())
+    np.testing.assert_array_equal(model(pixels), without(pixels))
+    first, second = (np.asarray(model(pixels, training=True)) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-6
+    [layer] = [x for x in model.layers if isinstance(x, keras.layers.SpatialDropout2D)]
+    kept = np.asarray(layer(np.ones((1, 4, 4, 2000), np.float32), training=True))
+    assert set(np.unique(kept)) == {0, 2}
+    assert (kept.std(axis=(1, 2)) == 0).all(), "whole channels"
+
+
+def test_a_model_saved_before_there_was_a_choice_of_decoder_is_pix2pix() -> None:
+    saved = json.loads(spec().to_json())
+    del saved["decoder"], saved["decoder_dropout"]
+    assert ModelSpec.from_json(json.dumps(saved)) == spec()
 
 
 @pytest.mark.parametrize("name", encoders.ENCODERS)

@@ -21,7 +21,7 @@ from trainer import pipeline, recipes
 from trainer.data.card import read_card
 from trainer.engine import steps
 from trainer.engine.job import Job, build_job, build_spec
-from trainer.model import unet
+from trainer.model import decoders
 from trainer.model.encoders import ENCODERS, Encoder
 
 SKIPS = tuple(f"stage_{index}" for index in range(5))
@@ -63,7 +63,7 @@ def small_networks() -> Iterator[None]:
     """An encoder and a decoder that compile soon."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(ENCODERS, "tiny", Encoder(tiny, SKIPS, (1 / 255, 0.0), ""))
-        patched.setattr(unet, "UPSAMPLE_FILTERS", (16, 12, 8, 6))
+        patched.setattr(decoders, "UPSAMPLE_FILTERS", (16, 12, 8, 6))
         yield
 
 

@@ -48,6 +48,14 @@ class Recipe:
         "pretrained; unit: divide by 255, as the tutorial does",
         *("encoder", "unit"),
     )
+    decoder: str = _knob(
+        "pix2pix: the tutorial's upsampling blocks; lateral: bilinear upsampling and "
+        "1x1 lateral connections, about half the time a step",
+        *("pix2pix", "lateral"),
+    )
+    decoder_dropout: float = _knob(
+        "share of channels dropped before the logits while learning"
+    )
     image_size: int = _knob("height and width of the model's input, a multiple of 32")
     batch_size: int = _knob("global batch: examples a step over all replicas")
     accumulate: int = _knob(
@@ -108,6 +116,8 @@ _DEFAULT = Recipe(
     encoder_learning_rate_factor=1.0,
     layer_decay=1.0,
     preprocessing="encoder",
+    decoder="pix2pix",
+    decoder_dropout=0.0,
     image_size=128,
     batch_size=8,
     accumulate=1,
@@ -239,7 +249,7 @@ def check(recipe: Recipe) -> None:
             raise SeamlineError(
                 f"--{knob}={getattr(recipe, knob)}: must be greater than 0"
             )
-    for knob in ("batch_norm_momentum", "momentum", "ema"):
+    for knob in ("batch_norm_momentum", "momentum", "ema", "decoder_dropout"):
         if not 0 <= getattr(recipe, knob) < 1:
             raise SeamlineError(f"--{knob}={getattr(recipe, knob)}: must lie in [0, 1)")
     for field in dataclasses.fields(Recipe):

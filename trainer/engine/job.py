@@ -89,6 +89,8 @@ def build_spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
         batch_norm_momentum=recipe.batch_norm_momentum,
         precision=precision,
         label_names=card.label_names,
+        decoder=recipe.decoder,
+        decoder_dropout=recipe.decoder_dropout,
     )
 
 

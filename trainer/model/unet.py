@@ -1,4 +1,4 @@
-"""The U-Net: a registered encoder, pix2pix upsampling blocks and skip connections."""
+"""The U-Net: a registered encoder, and a decoder with connections to its stages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from collections.abc import Iterator
 
 import keras
 
-from trainer.model import encoders
-
-UPSAMPLE_FILTERS = (512, 256, 128, 64)
-"""Channels of the upsampling blocks, from stride 32 up (the tutorial's)."""
+from trainer.model import decoders, encoders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +27,9 @@ class ModelSpec:
     batch_norm_momentum: float
     precision: str
     label_names: list[str]
+    # Models saved before there was a choice have these.
+    decoder: str = "pix2pix"
+    decoder_dropout: float = 0.0
 
     @property
     def classes(self) -> int:
@@ -44,32 +44,6 @@ class ModelSpec:
     def from_json(cls, text: str) -> ModelSpec:
         """Reads what `to_json` wrote."""
         return cls(**json.loads(text))
-
-
-def upsample(
-    filters: int, size: int = 3, *, momentum: float = 0.99, name: str | None = None
-) -> keras.Sequential:
-    """Doubles height and width: Conv2DTranspose, batch norm, ReLU.
-
-    `pix2pix.upsample(filters, size)` of tensorflow_examples, layer by layer: no bias,
-    kernels from a normal distribution of standard deviation 0.02 (Isola et al.,
-    "Image-to-Image Translation with Conditional Adversarial Networks", 2017).
-    """
-    return keras.Sequential(
-        [
-            keras.layers.Conv2DTranspose(
-                filters,
-                size,
-                strides=2,
-                padding="same",
-                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
-                use_bias=False,
-            ),
-            keras.layers.BatchNormalization(momentum=momentum),
-            keras.layers.ReLU(),
-        ],
-        name=name,
-    )
 
 
 def build_model(
@@ -108,15 +82,12 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
     if spec.preprocessing == "unit":
         scale, offset = 1 / 255, 0.0
     x = keras.layers.Rescaling(scale, offset, name="preprocessing")(image)
-    *skips, x = encoder(x)
-    for filters, skip in zip(UPSAMPLE_FILTERS, reversed(skips), strict=True):
-        up = upsample(
-            filters, momentum=spec.batch_norm_momentum, name=f"upsample_{filters}"
-        )
-        x = keras.layers.Concatenate()([up(x), skip])
-    logits = keras.layers.Conv2DTranspose(
-        spec.classes, 3, strides=2, padding="same", name="logits"
-    )(x)
+    logits = decoders.DECODERS[spec.decoder](
+        encoder(x),
+        classes=spec.classes,
+        momentum=spec.batch_norm_momentum,
+        dropout=spec.decoder_dropout,
+    )
     if logits.dtype != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
     return keras.Model(image, logits, name="unet")

@@ -1,0 +1,103 @@
+"""Decoders: from the encoder's five outputs up to logits at the input's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+
+UPSAMPLE_FILTERS = (512, 256, 128, 64)
+"""Channels of the upsampling blocks, from stride 32 up (the tutorial's)."""
+
+LATERAL_FILTERS = (256, 128, 96, 64)
+"""Channels of the lateral decoder's stages, from stride 16 up."""
+
+
+def upsample(
+    filters: int, size: int = 3, *, momentum: float = 0.99, name: str | None = None
+) -> keras.Sequential:
+    """Doubles height and width: Conv2DTranspose, batch norm, ReLU.
+
+    `pix2pix.upsample(filters, size)` of tensorflow_examples, layer by layer: no bias,
+    kernels from a normal distribution of standard deviation 0.02 (Isola et al.,
+    "Image-to-Image Translation with Conditional Adversarial Networks", 2017).
+    """
+    return keras.Sequential(
+        [
+            keras.layers.Conv2DTranspose(
+                filters,
+                size,
+                strides=2,
+                padding="same",
+                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
+                use_bias=False,
+            ),
+            keras.layers.BatchNormalization(momentum=momentum),
+            keras.layers.ReLU(),
+        ],
+        name=name,
+    )
+
+
+def pix2pix(
+    features: Sequence[keras.KerasTensor],
+    *,
+    classes: int,
+    momentum: float,
+    dropout: float,
+) -> keras.KerasTensor:
+    """The tutorial's: four upsampling blocks, each joined to a skip; see `upsample`."""
+    *skips, x = features
+    for filters, skip in zip(UPSAMPLE_FILTERS, reversed(skips), strict=True):
+        up = upsample(filters, momentum=momentum, name=f"upsample_{filters}")
+        x = keras.layers.Concatenate()([up(x), skip])
+    x = _drop(x, dropout)
+    return keras.layers.Conv2DTranspose(
+        classes, 3, strides=2, padding="same", name="logits"
+    )(x)
+
+
+def lateral(
+    features: Sequence[keras.KerasTensor],
+    *,
+    classes: int,
+    momentum: float,
+    dropout: float,
+) -> keras.KerasTensor:
+    """Lateral 1×1 connections, bilinear upsampling, a 3×3 convolution a stage.
+
+    The top-down pathway of "Feature Pyramid Networks for Object Detection" (Lin et al.,
+    2017) with channels that shrink as a U-Net's do; logits come from stride 2.
+    """
+    *skips, x = features
+    for filters, skip in zip(LATERAL_FILTERS, reversed(skips), strict=True):
+        # Fewer channels first: the same sum, and nothing wide is ever enlarged.
+        deeper = keras.layers.Conv2D(filters, 1, use_bias=False)(x)
+        deeper = keras.layers.UpSampling2D(interpolation="bilinear")(deeper)
+        own = keras.layers.Conv2D(filters, 1, use_bias=False)(skip)
+        x = _normalized(keras.layers.Add()([deeper, own]), momentum)
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        x = _normalized(x, momentum, name=f"upsample_{filters}")
+    x = keras.layers.Conv2D(classes, 1, name="coarse_logits")(_drop(x, dropout))
+    return keras.layers.UpSampling2D(interpolation="bilinear", name="logits")(x)
+
+
+def _normalized(
+    x: keras.KerasTensor, momentum: float, name: str | None = None
+) -> keras.KerasTensor:
+    x = keras.layers.BatchNormalization(momentum=momentum)(x)
+    return keras.layers.ReLU(name=name)(x)
+
+
+def _drop(x: keras.KerasTensor, rate: float) -> keras.KerasTensor:
+    return keras.layers.SpatialDropout2D(rate)(x) if rate else x
+
+
+DECODERS: dict[str, Callable[..., keras.KerasTensor]] = {
+    "pix2pix": pix2pix,
+    "lateral": lateral,
+}
+"""Each takes `features`, float `[B, S/2^k, S/2^k, C_k]` for k = 1..5, and gives logits
+float `[B, S, S, classes]`. `momentum` is that of batch norms; `dropout` the share of
+channels dropped before the logits while learning ("Efficient Object Localization Using
+Convolutional Networks", Tompson et al., 2015)."""
