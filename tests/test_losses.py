@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,9 +25,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponent / exponent.sum(-1, keepdims=True)
 
 
-def value(
-    loss: losses.CrossEntropy | losses.Dice | losses.Sum, *pair: np.ndarray
-) -> float:
+def value(loss: losses.Term | losses.Sum, *pair: np.ndarray) -> float:
     return float(loss.value(loss.sums(*(tf.constant(x) for x in pair))))
 
 
@@ -113,6 +113,33 @@ def test_class_weights_raise_rare_classes_within_bounds() -> None:
     np.testing.assert_array_equal(losses.class_weights([0.9, 0.1], 0), [1, 1])
 
 
-def test_an_unknown_loss_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SeamlineError, match=r"no loss 'focal'.*cross_entropy"):
-        losses.build_loss("dice+focal", frequencies=[1, 1], power=0)
+def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
+    logits, masks = batch()
+    uniform = {"frequencies": [1] * CLASSES, "power": 0}
+    loss = losses.build_loss(
+        "2.5*cross_entropy+dice+1e-1*weighted_cross_entropy", **uniform
+    )
+    cross_entropy = numpy_cross_entropy(logits, masks, np.ones(CLASSES))
+    expected = 2.6 * cross_entropy + numpy_dice(logits, masks)
+    assert value(loss, logits, masks) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("dice+magic", "no loss 'magic'; join some of cross_entropy, .*, dice"),
+        ("", "no loss ''"),
+        ("dice+", "no loss ''"),
+        ("dice*0.5", "no loss '0.5'"),
+        ("0.5*magic", "no loss 'magic'"),
+        *((f"{x}*dice", f"'{x}' is no finite positive number") for x in ("0", "-1")),
+        *((f"{x}*dice", f"'{x}' is no finite positive number") for x in ("nan", "inf")),
+        ("1e40*dice", "'1e40' is no finite positive number"),
+        ("half*dice", "'half' is no finite positive number"),
+        ("*dice", "'' is no finite positive number"),
+        ("dice+cross_entropy+0.5*dice", "'dice' is there twice"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused_in_one_line(text: str, line: str) -> None:
+    with pytest.raises(SeamlineError, match=rf"^--loss={re.escape(text)}: {line}"):
+        losses.build_loss(text, frequencies=[1, 1], power=0)

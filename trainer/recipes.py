@@ -69,7 +69,8 @@ class Recipe:
         "more than once; 0: all alike"
     )
     loss: str = _knob(
-        "sum of terms joined by +: cross_entropy, weighted_cross_entropy, dice"
+        "sum of terms joined by +, each with a factor if need be, such as "
+        "cross_entropy+0.5*dice: cross_entropy, weighted_cross_entropy, dice"
     )
     class_weight_power: float = _knob(
         "weighted_cross_entropy weighs a class by (median / its frequency) ** power"

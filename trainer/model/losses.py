@@ -11,7 +11,9 @@ logits depend on logits too; else `sums` of the right masks and any logits have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +22,20 @@ from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
 
 _WEIGHT_RANGE = (0.25, 8.0)
+
+
+class Term(Protocol):
+    """A loss in its two halves; see above."""
+
+    @property
+    def needs_logits(self) -> bool:
+        """See above."""
+
+    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> float32 sums."""
+
+    def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The totals of `sums` -> the loss, 0 when all pixels are ignored."""
 
 
 class CrossEntropy:
@@ -82,10 +98,15 @@ class Dice:
 
 
 class Sum:
-    """Sum of losses."""
+    """Weighted sum of losses, in float32 whatever the logits are.
 
-    def __init__(self, terms: Sequence[CrossEntropy | Dice]) -> None:
-        self._terms = list(terms)
+    Args:
+      terms: the losses, and beside each how much it counts.
+    """
+
+    def __init__(self, terms: Sequence[tuple[Term, float]]) -> None:
+        self._terms = [term for term, _ in terms]
+        self._factors = [factor for _, factor in terms]
 
     @property
     def needs_logits(self) -> bool:
@@ -93,13 +114,14 @@ class Sum:
         return any(term.needs_logits for term in self._terms)
 
     def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[list[tf.Tensor]]:
-        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
+        """Float logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
+        logits = tf.cast(logits, tf.float32)
         return [term.sums(logits, masks) for term in self._terms]
 
     def value(self, sums: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
         """The totals of `sums` -> the loss."""
-        parts = zip(self._terms, sums, strict=True)
-        return tf.add_n([term.value(part) for term, part in parts])
+        parts = zip(self._factors, self._terms, sums, strict=True)
+        return tf.add_n([factor * term.value(part) for factor, term, part in parts])
 
 
 def class_weights(frequencies: Sequence[float], power: float) -> np.ndarray:
@@ -124,39 +146,66 @@ def class_weights(frequencies: Sequence[float], power: float) -> np.ndarray:
 
 
 def build_loss(text: str, *, frequencies: Sequence[float], power: float) -> Sum:
-    """Reads `--loss`, such as "weighted_cross_entropy+dice".
+    """The loss that `--loss` asks for.
 
     Args:
-      text: names joined by `+`.
+      text: see `read_terms`.
       frequencies: share of each class among the training pixels.
       power: see `class_weights`.
 
     Raises:
-      SeamlineError: an unknown name.
+      SeamlineError: see `read_terms`.
     """
-    classes = len(frequencies)
-    known: dict[str, Callable[[], CrossEntropy | Dice]] = {
-        "cross_entropy": lambda: CrossEntropy(np.ones(classes, np.float32)),
-        "weighted_cross_entropy": lambda: CrossEntropy(
-            class_weights(frequencies, power)
-        ),
-        "dice": lambda: Dice(classes),
-    }
-    check_name(text, list(known))
-    return Sum([known[name]() for name in text.split("+")])
+    weights = class_weights(frequencies, power)
+    terms = read_terms(text).items()
+    return Sum([(_TERMS[name](weights), factor) for name, factor in terms])
 
 
-LOSSES = ("cross_entropy", "weighted_cross_entropy", "dice")
+_TERMS: Mapping[str, Callable[[np.ndarray], Term]] = {
+    "cross_entropy": lambda weights: CrossEntropy(np.ones_like(weights)),
+    "weighted_cross_entropy": CrossEntropy,
+    "dice": lambda weights: Dice(len(weights)),
+}
+
+LOSSES = tuple(_TERMS)
+"""Names that `--loss` takes."""
 
 
-def check_name(text: str, known: Sequence[str] = LOSSES) -> None:
-    """Refuses a `--loss` that names no loss.
+def read_terms(text: str) -> dict[str, float]:
+    """Reads `--loss`, such as "cross_entropy+0.5*dice".
+
+    Returns:
+      Names of losses, and how much each counts.
 
     Raises:
-      SeamlineError: names it.
+      SeamlineError: an unknown name, one that is there twice, or a factor that is no
+        finite positive number.
     """
-    for name in text.split("+"):
-        if name not in known:
+    terms: dict[str, float] = {}
+    for term in text.split("+"):
+        factor, star, name = term.rpartition("*")
+        if name not in LOSSES:
             raise SeamlineError(
-                f"--loss={text}: no loss '{name}'; join some of {', '.join(known)} by +"
+                f"--loss={text}: no loss '{name}'; join some of {', '.join(LOSSES)} by "
+                "+, such as cross_entropy+0.5*dice"
             )
+        if name in terms:
+            raise SeamlineError(
+                f"--loss={text}: '{name}' is there twice; give it once, with one factor"
+            )
+        terms[name] = _factor(text, factor) if star else 1.0
+    return terms
+
+
+def _factor(text: str, factor: str) -> float:
+    try:
+        value = float(factor)
+    except ValueError:
+        value = math.nan
+    numbers = np.finfo(np.float32)
+    if not float(numbers.tiny) <= value <= float(numbers.max):
+        raise SeamlineError(
+            f"--loss={text}: '{factor}' is no finite positive number; before the * "
+            "comes one, as in 0.5*dice"
+        )
+    return value
