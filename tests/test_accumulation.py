@@ -17,6 +17,7 @@ from tests.options import (
     take_steps,
     trainable,
 )
+from tests.test_engine import WEIGHTS
 from trainer.engine.accumulation import Accumulation
 from trainer.model import losses
 
@@ -24,7 +25,7 @@ ADAM = {"name": "adam", "learning_rate": 1e-2}
 
 
 def loss_of(text: str) -> losses.Sum:
-    return losses.build_loss(text, frequencies=[0.8, 0.1, 0.1, 0], power=0.5)
+    return losses.build_loss(text, weights=WEIGHTS)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from trainer.model import losses
 from trainer.model.unet import ModelSpec, batch_norms
 
 NAMES = ["null", "disc", "square", "never"]
+WEIGHTS = [0.35, 1, 1, 1]
 SPEC = ModelSpec(
     encoder="mobilenetv2",
     encoder_training="full",
@@ -81,9 +82,7 @@ def make_job(run_dir: Path, devices: tf.distribute.Strategy, **changes: object) 
             weight_decay=0.0,
         )
         optimizer.build(model.trainable_variables)
-    loss = losses.build_loss(
-        "weighted_cross_entropy+dice", frequencies=[0.8, 0.1, 0.1, 0], power=0.5
-    )
+    loss = losses.build_loss("weighted_cross_entropy+dice", weights=WEIGHTS)
     values = {
         "model": model,
         "optimizer": optimizer,

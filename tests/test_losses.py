@@ -10,6 +10,7 @@ from trainer.errors import SeamlineError
 from trainer.model import losses
 
 CLASSES = 6
+WEIGHTS = [0.2, 0.5, 1, 1, 2, 3]
 
 
 def batch(seed: int = 0, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -66,9 +67,7 @@ def test_dice_equals_numpy_over_the_classes_present() -> None:
 def test_what_replicas_add_up_is_the_loss_of_the_global_batch() -> None:
     logits, masks = batch()
     masks[:3] = 255
-    loss = losses.build_loss(
-        "weighted_cross_entropy+dice", frequencies=[0.5, 0.2, 0.1, 0, 0.1, 0.1], power=1
-    )
+    loss = losses.build_loss("weighted_cross_entropy+dice", weights=WEIGHTS)
     parts = [loss.sums(logits[rows], masks[rows]) for rows in (slice(4), slice(4, 8))]
     together = tf.nest.map_structure(tf.add, *parts)
     assert float(loss.value(together)) == pytest.approx(
@@ -78,7 +77,7 @@ def test_what_replicas_add_up_is_the_loss_of_the_global_batch() -> None:
 
 def test_ignored_pixels_have_no_gradient() -> None:
     logits, masks = batch()
-    loss = losses.build_loss("cross_entropy+dice", frequencies=[1] * CLASSES, power=0)
+    loss = losses.build_loss("cross_entropy+dice", weights=[1] * CLASSES)
     variable = tf.Variable(logits)
     with tf.GradientTape() as tape:
         result = loss.value(loss.sums(variable, tf.constant(masks)))
@@ -89,7 +88,7 @@ def test_ignored_pixels_have_no_gradient() -> None:
 
 def test_gradients_equal_numerical_ones() -> None:
     logits, masks = batch(size=1)
-    loss = losses.build_loss("cross_entropy+dice", frequencies=[1] * CLASSES, power=0)
+    loss = losses.build_loss("cross_entropy+dice", weights=[1] * CLASSES)
 
     def of(changed: tf.Tensor) -> tf.Tensor:
         return loss.value(loss.sums(changed, tf.constant(masks)))
@@ -100,24 +99,14 @@ def test_gradients_equal_numerical_ones() -> None:
 
 def test_a_batch_of_ignored_pixels_has_loss_zero() -> None:
     logits, masks = batch()
-    loss = losses.build_loss("cross_entropy+dice", frequencies=[1] * CLASSES, power=0)
+    loss = losses.build_loss("cross_entropy+dice", weights=[1] * CLASSES)
     assert value(loss, logits, np.full_like(masks, 255)) == 0
-
-
-def test_class_weights_raise_rare_classes_within_bounds() -> None:
-    weights = losses.class_weights([0.7, 0.2, 0.1, 0.0, 1e-9], power=0.5)
-    median = np.median([0.7, 0.2, 0.1, 1e-9])
-    np.testing.assert_allclose(weights[:3], np.sqrt(median / [0.7, 0.2, 0.1]), 1e-6)
-    assert weights[3] == 1
-    assert weights[4] == 8
-    np.testing.assert_array_equal(losses.class_weights([0.9, 0.1], 0), [1, 1])
 
 
 def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
     logits, masks = batch()
-    uniform = {"frequencies": [1] * CLASSES, "power": 0}
     loss = losses.build_loss(
-        "2.5*cross_entropy+dice+1e-1*weighted_cross_entropy", **uniform
+        "2.5*cross_entropy+dice+1e-1*weighted_cross_entropy", weights=[1] * CLASSES
     )
     cross_entropy = numpy_cross_entropy(logits, masks, np.ones(CLASSES))
     expected = 2.6 * cross_entropy + numpy_dice(logits, masks)
@@ -142,4 +131,4 @@ def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
 )
 def test_a_loss_that_cannot_be_is_refused_in_one_line(text: str, line: str) -> None:
     with pytest.raises(SeamlineError, match=rf"^--loss={re.escape(text)}: {line}"):
-        losses.build_loss(text, frequencies=[1, 1], power=0)
+        losses.build_loss(text, weights=[1, 1])

@@ -58,6 +58,10 @@ def test_every_knob_explains_itself() -> None:
         ("layer_decay", 0.0, "greater than 0"),
         ("encoder_learning_rate_factor", 0.0, "greater than 0"),
         ("schedule", "exponential", "polynomial"),
+        ("class_weights", "none", "median, effective"),
+        ("class_weight_beta", 1.0, "[0, 1)"),
+        ("class_weight_floor", -0.1, "at least 0"),
+        ("class_weight_cap", 0.0, "greater than 0"),
         ("patience", -1, "at least 0"),
     ],
 )
@@ -74,6 +78,7 @@ def test_a_value_that_cannot_work_is_refused_with_the_fix(
     ("given", "line"),
     [
         ({"learning_rate_floor": 0.1}, "--learning_rate_floor=0.1: is above"),
+        ({"class_weight_floor": 9.0}, "_floor=9.0: is above --class_weight_cap=8.0"),
         ({"accumulate": 3}, "--accumulate=3: does not divide --batch_size=8"),
         ({"unfreeze_epoch": 50}, "--unfreeze_epoch=50: --epochs=50 end before"),
         (
@@ -121,6 +126,15 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
         ({"schedule_power": 2.0}, "--schedule_power=2.0: .* --schedule=cosine"),
         ({"learning_rate_floor": 1e-5, "schedule": "constant"}, "_floor=1e-05"),
         ({"class_weight_power": 0.2, "loss": "dice"}, "--class_weight_power=0.2"),
+        ({"class_weights": "effective", "loss": "dice"}, "--class_weights=effective: "),
+        ({"class_weight_beta": 0.9, "loss": "dice"}, "_beta=0.9: .* --loss=dice"),
+        ({"class_weight_floor": 0.1, "loss": "dice"}, "_floor=0.1: .* --loss=dice"),
+        ({"class_weight_cap": 9.0, "loss": "dice"}, "_cap=9.0: .* --loss=dice"),
+        ({"class_weight_beta": 0.9}, "--class_weight_beta=0.9: .* --class_weights=m"),
+        (
+            {"class_weight_power": 0.2, "class_weights": "effective"},
+            "--class_weight_power=0.2: does nothing with --class_weights=effective",
+        ),
     ],
 )
 def test_a_value_that_does_nothing_beside_another_is_refused(

@@ -21,8 +21,6 @@ import tensorflow as tf
 from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
 
-_WEIGHT_RANGE = (0.25, 8.0)
-
 
 class Term(Protocol):
     """A loss in its two halves; see above."""
@@ -124,41 +122,19 @@ class Sum:
         return tf.add_n([factor * term.value(part) for factor, term, part in parts])
 
 
-def class_weights(frequencies: Sequence[float], power: float) -> np.ndarray:
-    """`(median / frequency) ** power` within 0.25..8; 1 for a class without pixels.
-
-    Median-frequency balancing (Eigen, Fergus, 2015), softened by the power: at 1 the
-    rarest of CCP's classes would weigh 10^5 times as much as its background.
-
-    Args:
-      frequencies: share of pixels of each of C classes.
-      power: 0 weighs all classes alike.
-
-    Returns:
-      float32 `[C]`.
-    """
-    share = np.asarray(frequencies, np.float64)
-    present = share > 0
-    weights = np.ones(share.shape)
-    if present.any():
-        weights[present] = (np.median(share[present]) / share[present]) ** power
-    return np.clip(weights, *_WEIGHT_RANGE).astype(np.float32)
-
-
-def build_loss(text: str, *, frequencies: Sequence[float], power: float) -> Sum:
+def build_loss(text: str, *, weights: Sequence[float] | np.ndarray) -> Sum:
     """The loss that `--loss` asks for.
 
     Args:
       text: see `read_terms`.
-      frequencies: share of each class among the training pixels.
-      power: see `class_weights`.
+      weights: of the C classes, for losses that weigh them.
 
     Raises:
       SeamlineError: see `read_terms`.
     """
-    weights = class_weights(frequencies, power)
+    values = np.asarray(weights, np.float32)
     terms = read_terms(text).items()
-    return Sum([(_TERMS[name](weights), factor) for name, factor in terms])
+    return Sum([(_TERMS[name](values), factor) for name, factor in terms])
 
 
 _TERMS: Mapping[str, Callable[[np.ndarray], Term]] = {
