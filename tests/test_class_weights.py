@@ -93,3 +93,13 @@ def test_a_recipe_weighs_classes_as_it_says(
         expected = class_weights.effective_number(images, beta)
     np.testing.assert_allclose(seen["weights"], np.clip(expected, *bounds))
     assert len(set(seen["weights"])) > 3
+
+
+def test_a_recipe_smooths_and_focuses_as_it_says(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    monkeypatch.setattr(losses, "build_loss", lambda *text, **rest: seen.update(rest))
+    knobs = {"loss": "focal", "label_smoothing": 0.1, "focal_gamma": 1.5}
+    options.build_loss(recipes.resolve("default", knobs), card)
+    assert (seen["smoothing"], seen["gamma"]) == (0.1, 1.5)

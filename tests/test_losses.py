@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,18 +28,34 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponent / exponent.sum(-1, keepdims=True)
 
 
+def build(text: str, **knobs: float) -> losses.Sum:
+    return losses.build_loss(text, weights=WEIGHTS, **knobs)
+
+
 def value(loss: losses.Term | losses.Sum, *pair: np.ndarray) -> float:
     return float(loss.value(loss.sums(*(tf.constant(x) for x in pair))))
 
 
+def gradient(loss: losses.Sum, logits: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        result = loss.value(loss.sums(variable, tf.constant(masks)))
+    return tape.gradient(result, variable).numpy()
+
+
 def numpy_cross_entropy(
-    logits: np.ndarray, masks: np.ndarray, weights: np.ndarray
+    logits: np.ndarray,
+    masks: np.ndarray,
+    weights: Sequence[float] = (1,) * CLASSES,
+    smoothing: float = 0.0,
+    gamma: float = 0.0,
 ) -> float:
     valid = masks != 255
     chance = softmax(logits.astype(np.float64))[valid]
     labels = masks[valid]
-    own = chance[np.arange(len(labels)), labels]
-    return float((weights[labels] * -np.log(own)).sum() / weights[labels].sum())
+    truth = smoothing / CLASSES + (1 - smoothing) * np.eye(CLASSES)[labels]
+    each = (truth * (1 - chance) ** gamma * -np.log(chance)).sum(-1)
+    return float(np.average(each, weights=np.asarray(weights)[labels]))
 
 
 def numpy_dice(logits: np.ndarray, masks: np.ndarray) -> float:
@@ -51,23 +69,104 @@ def numpy_dice(logits: np.ndarray, masks: np.ndarray) -> float:
     return float(np.mean(parts))
 
 
-def test_cross_entropy_equals_numpy_with_and_without_weights() -> None:
+ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "cross_entropy": numpy_cross_entropy,
+    "weighted_cross_entropy": lambda *pair: numpy_cross_entropy(*pair, WEIGHTS),
+    "focal": lambda *pair: numpy_cross_entropy(*pair, gamma=2),
+    "dice": numpy_dice,
+}
+ORACLES["cross_entropy+0.5*dice"] = lambda *pair: (
+    numpy_cross_entropy(*pair) + 0.5 * numpy_dice(*pair)
+)
+
+
+def test_every_loss_has_an_oracle() -> None:
+    assert {*losses.LOSSES} < {*ORACLES}
+
+
+@pytest.mark.parametrize("text", ORACLES)
+def test_a_loss_equals_numpy(text: str) -> None:
+    pair = batch()
+    assert value(build(text), *pair) == pytest.approx(ORACLES[text](*pair), rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ORACLES)
+def test_gradients_equal_numerical_ones_in_float64(text: str) -> None:
+    logits, masks = batch(seed=1, size=2)
+    steps = np.eye(logits.size).reshape(-1, *logits.shape) * 1e-6
+    numeric = [
+        (ORACLES[text](logits + x, masks) - ORACLES[text](logits - x, masks)) / 2e-6
+        for x in steps
+    ]
+    ours = gradient(build(text), logits, masks)
+    np.testing.assert_allclose(ours.ravel(), numeric, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 3.0])
+def test_label_smoothing_and_focusing_equal_numpy_and_keras(
+    smoothing: float, gamma: float
+) -> None:
     logits, masks = batch()
-    for weights in (np.ones(CLASSES), np.arange(1.0, CLASSES + 1)):
-        ours = value(losses.CrossEntropy(weights), logits, masks)
-        assert ours == pytest.approx(numpy_cross_entropy(logits, masks, weights), 1e-5)
+    knobs = {"smoothing": smoothing, "gamma": gamma}
+    weighted = losses.CrossEntropy(WEIGHTS, **knobs)
+    expected = numpy_cross_entropy(logits, masks, WEIGHTS, **knobs)
+    assert value(weighted, logits, masks) == pytest.approx(expected, rel=1e-5)
+    valid = masks != 255
+    published = keras.losses.CategoricalFocalCrossentropy(
+        alpha=1.0, gamma=gamma, from_logits=True, label_smoothing=smoothing
+    )
+    theirs = published(np.eye(CLASSES)[masks[valid]], logits[valid])
+    assert value(build("focal", **knobs), logits, masks) == pytest.approx(
+        float(theirs), rel=1e-4
+    )
 
 
-def test_dice_equals_numpy_over_the_classes_present() -> None:
+@pytest.mark.parametrize("text", ["cross_entropy", "weighted_cross_entropy", "focal"])
+def test_smoothing_reaches_every_loss_made_of_cross_entropy(text: str) -> None:
+    pair = batch()
+    weights = WEIGHTS if "weighted" in text else (1,) * CLASSES
+    gamma = 1.5 if text == "focal" else 0
+    expected = numpy_cross_entropy(*pair, weights, 0.2, gamma)
+    ours = value(build(text, smoothing=0.2, gamma=1.5), *pair)
+    assert ours == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ORACLES)
+@pytest.mark.parametrize("knobs", [{}, {"smoothing": 0.1, "gamma": 0.5}])
+def test_certain_logits_have_a_finite_loss_and_gradient(text: str, knobs: dict) -> None:
     logits, masks = batch()
-    ours = value(losses.Dice(CLASSES), logits, masks)
-    assert ours == pytest.approx(numpy_dice(logits, masks), rel=1e-5)
+    extreme = np.where(logits > 0, 1e4, -1e4).astype(np.float32)
+    right = np.where(np.eye(CLASSES)[np.where(masks == 255, 0, masks)] > 0, 1e4, -1e4)
+    loss = build(text, **knobs)
+    for certain in (extreme, right.astype(np.float32)):
+        assert np.isfinite(value(loss, certain, masks))
+        assert np.isfinite(gradient(loss, certain, masks)).all()
+    if not knobs:
+        assert value(loss, right.astype(np.float32), masks) == pytest.approx(
+            0, abs=1e-6
+        )
 
 
-def test_what_replicas_add_up_is_the_loss_of_the_global_batch() -> None:
+@pytest.mark.parametrize("text", ORACLES)
+@pytest.mark.parametrize("kind", [tf.float16, tf.bfloat16])
+def test_half_precision_logits_are_computed_in_float32(
+    text: str, kind: tf.DType
+) -> None:
+    logits, masks = batch()
+    half = tf.cast(logits, kind)
+    loss = build(text)
+    sums = loss.sums(half, tf.constant(masks))
+    assert {x.dtype for x in tf.nest.flatten(sums)} == {tf.float32}
+    expected = ORACLES[text](tf.cast(half, tf.float64).numpy(), masks)
+    assert float(loss.value(sums)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ORACLES)
+def test_what_replicas_add_up_is_the_loss_of_the_global_batch(text: str) -> None:
     logits, masks = batch()
     masks[:3] = 255
-    loss = losses.build_loss("weighted_cross_entropy+dice", weights=WEIGHTS)
+    loss = build(text)
     parts = [loss.sums(logits[rows], masks[rows]) for rows in (slice(4), slice(4, 8))]
     together = tf.nest.map_structure(tf.add, *parts)
     assert float(loss.value(together)) == pytest.approx(
@@ -75,42 +174,30 @@ def test_what_replicas_add_up_is_the_loss_of_the_global_batch() -> None:
     )
 
 
-def test_ignored_pixels_have_no_gradient() -> None:
+@pytest.mark.parametrize("text", ORACLES)
+def test_ignored_pixels_have_no_gradient_and_no_say(text: str) -> None:
     logits, masks = batch()
-    loss = losses.build_loss("cross_entropy+dice", weights=[1] * CLASSES)
-    variable = tf.Variable(logits)
-    with tf.GradientTape() as tape:
-        result = loss.value(loss.sums(variable, tf.constant(masks)))
-    gradient = tape.gradient(result, variable).numpy()
-    assert np.abs(gradient[masks == 255]).max() == 0
-    assert np.abs(gradient[masks != 255]).max() > 0
+    ours = gradient(build(text), logits, masks)
+    assert np.abs(ours[masks == 255]).max() == 0
+    assert np.abs(ours[masks != 255]).max() > 0
+    other = np.where(masks[..., np.newaxis] == 255, 7 * logits, logits)
+    assert value(build(text), other, masks) == value(build(text), logits, masks)
 
 
-def test_gradients_equal_numerical_ones() -> None:
-    logits, masks = batch(size=1)
-    loss = losses.build_loss("cross_entropy+dice", weights=[1] * CLASSES)
-
-    def of(changed: tf.Tensor) -> tf.Tensor:
-        return loss.value(loss.sums(changed, tf.constant(masks)))
-
-    theory, numeric = tf.test.compute_gradient(of, [tf.constant(logits)], delta=1e-2)
-    np.testing.assert_allclose(theory[0], numeric[0], atol=2e-4)
-
-
-def test_a_batch_of_ignored_pixels_has_loss_zero() -> None:
+@pytest.mark.parametrize("text", ORACLES)
+def test_a_batch_of_ignored_pixels_has_loss_and_gradient_zero(text: str) -> None:
     logits, masks = batch()
-    loss = losses.build_loss("cross_entropy+dice", weights=[1] * CLASSES)
-    assert value(loss, logits, np.full_like(masks, 255)) == 0
+    masks = np.full_like(masks, 255)
+    assert value(build(text), logits, masks) == 0
+    assert np.abs(gradient(build(text), logits, masks)).max() == 0
 
 
 def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
-    logits, masks = batch()
-    loss = losses.build_loss(
-        "2.5*cross_entropy+dice+1e-1*weighted_cross_entropy", weights=[1] * CLASSES
-    )
-    cross_entropy = numpy_cross_entropy(logits, masks, np.ones(CLASSES))
-    expected = 2.6 * cross_entropy + numpy_dice(logits, masks)
-    assert value(loss, logits, masks) == pytest.approx(expected, rel=1e-5)
+    pair = batch()
+    expected = 2.5 * ORACLES["cross_entropy"](*pair) + ORACLES["dice"](*pair)
+    expected += 0.1 * ORACLES["weighted_cross_entropy"](*pair)
+    loss = build("2.5*cross_entropy+dice+1e-1*weighted_cross_entropy")
+    assert value(loss, *pair) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -131,4 +218,4 @@ def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
 )
 def test_a_loss_that_cannot_be_is_refused_in_one_line(text: str, line: str) -> None:
     with pytest.raises(SeamlineError, match=rf"^--loss={re.escape(text)}: {line}"):
-        losses.build_loss(text, weights=[1, 1])
+        build(text)

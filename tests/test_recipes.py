@@ -58,6 +58,9 @@ def test_every_knob_explains_itself() -> None:
         ("layer_decay", 0.0, "greater than 0"),
         ("encoder_learning_rate_factor", 0.0, "greater than 0"),
         ("schedule", "exponential", "polynomial"),
+        ("focal_gamma", -1.0, "at least 0"),
+        ("focal_gamma", float("inf"), "finite"),
+        ("label_smoothing", 1.0, "[0, 1)"),
         ("class_weights", "none", "median, effective"),
         ("class_weight_beta", 1.0, "[0, 1)"),
         ("class_weight_floor", -0.1, "at least 0"),
@@ -126,6 +129,8 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
         ({"schedule_power": 2.0}, "--schedule_power=2.0: .* --schedule=cosine"),
         ({"learning_rate_floor": 1e-5, "schedule": "constant"}, "_floor=1e-05"),
         ({"class_weight_power": 0.2, "loss": "dice"}, "--class_weight_power=0.2"),
+        ({"label_smoothing": 0.1, "loss": "dice"}, "_smoothing=0.1: .* --loss=dice"),
+        ({"focal_gamma": 1.0}, "--focal_gamma=1.0: .* --loss=weighted_cross_entropy"),
         ({"class_weights": "effective", "loss": "dice"}, "--class_weights=effective: "),
         ({"class_weight_beta": 0.9, "loss": "dice"}, "_beta=0.9: .* --loss=dice"),
         ({"class_weight_floor": 0.1, "loss": "dice"}, "_floor=0.1: .* --loss=dice"),
@@ -148,5 +153,7 @@ def test_values_that_are_off_or_the_recipes_own_stand_beside_any_other() -> None
     values = {"weight_decay": 0.0, "momentum": 0.9, "schedule_power": 1.0}
     adam = recipes.resolve("default", {**values, "optimizer": "adam"})
     assert (adam.optimizer, adam.weight_decay, adam.momentum) == ("adam", 0.0, 0.9)
+    smooth = recipes.resolve("default", {"label_smoothing": 0.1, "loss": "focal"})
+    assert (smooth.label_smoothing, smooth.focal_gamma) == (0.1, 2.0)
     other = recipes.resolve("default", {"weight_decay": 0.1, "schedule": "polynomial"})
     assert (other.weight_decay, other.schedule) == (0.1, "polynomial")

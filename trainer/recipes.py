@@ -73,7 +73,17 @@ class Recipe:
     )
     loss: str = _knob(
         "sum of terms joined by +, each with a factor if need be, such as "
-        "cross_entropy+0.5*dice: cross_entropy, weighted_cross_entropy, dice"
+        "cross_entropy+0.5*dice: cross_entropy, weighted_cross_entropy, focal, dice"
+    )
+    label_smoothing: float = _knob(
+        "share of the truth that all classes have alike, in losses of cross-entropy "
+        "and focal; 0: off",
+        before=0.0,
+    )
+    focal_gamma: float = _knob(
+        "how little the focal loss counts pixels that are right already; 0: "
+        "cross-entropy",
+        before=2.0,
     )
     class_weights: str = _knob(
         "how weighted_cross_entropy weighs a class: median: by (median / its share of "
@@ -144,6 +154,8 @@ _DEFAULT = Recipe(
     augment="random",
     repeat_threshold=0.0,
     loss="weighted_cross_entropy+dice",
+    label_smoothing=0.0,
+    focal_gamma=2.0,
     class_weights="median",
     class_weight_power=0.5,
     class_weight_beta=0.999,
@@ -207,13 +219,15 @@ def resolve(name: str, overrides: dict[str, Any]) -> Recipe:
 
 def _refuse_idle(recipe: Recipe, given: list[str]) -> None:
     """Refuses knobs that were given and would do nothing beside another."""
-    weighted = "weighted" in recipe.loss
+    weighted, focal = "weighted" in recipe.loss, "focal" in recipe.loss
     for knob, other, does in (
         ("weight_decay", "optimizer", recipe.optimizer == "adamw"),
         ("momentum", "optimizer", recipe.optimizer == "sgd"),
         ("nesterov", "momentum", recipe.momentum > 0),
         ("schedule_power", "schedule", recipe.schedule == "polynomial"),
         ("learning_rate_floor", "schedule", recipe.schedule != "constant"),
+        ("label_smoothing", "loss", "cross_entropy" in recipe.loss or focal),
+        ("focal_gamma", "loss", focal),
         ("class_weights", "loss", weighted),
         ("class_weight_power", "loss", weighted),
         ("class_weight_beta", "loss", weighted),
@@ -255,6 +269,7 @@ def check(recipe: Recipe) -> None:
         ("clip_norm", 0),
         ("class_weight_power", 0),
         ("class_weight_floor", 0),
+        ("focal_gamma", 0),
         ("repeat_threshold", 0),
     ):
         if getattr(recipe, knob) < least:
@@ -278,7 +293,10 @@ def check(recipe: Recipe) -> None:
             raise SeamlineError(
                 f"--{knob}={getattr(recipe, knob)}: must be greater than 0"
             )
-    for knob in ("batch_norm_momentum", "momentum", "ema", "class_weight_beta"):
+    for knob in (
+        *("batch_norm_momentum", "momentum", "ema"),
+        *("class_weight_beta", "label_smoothing"),
+    ):
         if not 0 <= getattr(recipe, knob) < 1:
             raise SeamlineError(f"--{knob}={getattr(recipe, knob)}: must lie in [0, 1)")
     for field in dataclasses.fields(Recipe):

@@ -117,4 +117,9 @@ def build_loss(recipe: Recipe, card: Card) -> losses.Sum:
         shares = card.frequencies("train")
         weights = class_weights.median_frequency(shares, recipe.class_weight_power)
     bounds = (recipe.class_weight_floor, recipe.class_weight_cap)
-    return losses.build_loss(recipe.loss, weights=np.clip(weights, *bounds))
+    return losses.build_loss(
+        recipe.loss,
+        weights=np.clip(weights, *bounds),
+        smoothing=recipe.label_smoothing,
+        gamma=recipe.focal_gamma,
+    )

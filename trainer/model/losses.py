@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class Term(Protocol):
@@ -37,24 +39,53 @@ class Term(Protocol):
 
 
 class CrossEntropy:
-    """Cross-entropy over labelled pixels, `sum(w * ce) / sum(w)`.
+    """Cross-entropy over labelled pixels, `sum(w * ce) / sum(w)`; also focal loss.
+
+    With smoothing s the truth is `1 - s + s / C` for the pixel's class and `s / C` for
+    each other (Szegedy et al., "Rethinking the Inception Architecture", 2016).
+
+    Focal loss takes `(1 - p) ** gamma * -log(p)` where cross-entropy takes `-log(p)`,
+    so that pixels that are right already count little (Lin, Goyal, Girshick, He,
+    Dollár, "Focal Loss for Dense Object Detection", 2017).
 
     Args:
       weights: float `[C]`, weight of a pixel by its class.
+      smoothing: s, in [0, 1).
+      gamma: at least 0, which makes it cross-entropy.
     """
 
     needs_logits = False
 
-    def __init__(self, weights: np.ndarray) -> None:
+    def __init__(
+        self,
+        weights: Sequence[float] | np.ndarray,
+        *,
+        smoothing: float = 0.0,
+        gamma: float = 0.0,
+    ) -> None:
         self._weights = tf.constant(weights, tf.float32)
+        self._smoothing, self._gamma = smoothing, gamma
 
     def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
         """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> two scalars."""
         valid = tf.not_equal(masks, IGNORE_LABEL)
         labels = tf.where(valid, tf.cast(masks, tf.int32), 0)
         weights = tf.gather(self._weights, labels) * tf.cast(valid, tf.float32)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        own = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        losses = self._focused(own)
+        if self._smoothing:
+            every = self._focused(-tf.nn.log_softmax(logits))
+            mean = tf.reduce_mean(every, axis=-1)
+            losses = (1 - self._smoothing) * losses + self._smoothing * mean
         return [tf.reduce_sum(weights * losses), tf.reduce_sum(weights)]
+
+    def _focused(self, surprise: tf.Tensor) -> tf.Tensor:
+        """`-log(p)` -> what it counts."""
+        if not self._gamma:
+            return surprise
+        # At 0 the power has no finite derivative where gamma is below 1.
+        missing = tf.maximum(-tf.math.expm1(-surprise), _SMALLEST)
+        return missing**self._gamma * surprise
 
     def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
         """The totals of `sums` -> the loss, 0 when all pixels are ignored."""
@@ -122,25 +153,53 @@ class Sum:
         return tf.add_n([factor * term.value(part) for factor, term, part in parts])
 
 
-def build_loss(text: str, *, weights: Sequence[float] | np.ndarray) -> Sum:
+def build_loss(
+    text: str,
+    *,
+    weights: Sequence[float] | np.ndarray,
+    smoothing: float = 0.0,
+    gamma: float = 2.0,
+) -> Sum:
     """The loss that `--loss` asks for.
 
     Args:
       text: see `read_terms`.
       weights: of the C classes, for losses that weigh them.
+      smoothing: see `CrossEntropy`; for all that are made of it.
+      gamma: of the focal loss.
 
     Raises:
       SeamlineError: see `read_terms`.
     """
-    values = np.asarray(weights, np.float32)
+    knobs = _Knobs(np.asarray(weights, np.float32), smoothing, gamma)
     terms = read_terms(text).items()
-    return Sum([(_TERMS[name](values), factor) for name, factor in terms])
+    return Sum([(_TERMS[name](knobs), factor) for name, factor in terms])
 
 
-_TERMS: Mapping[str, Callable[[np.ndarray], Term]] = {
-    "cross_entropy": lambda weights: CrossEntropy(np.ones_like(weights)),
-    "weighted_cross_entropy": CrossEntropy,
-    "dice": lambda weights: Dice(len(weights)),
+class _Knobs(NamedTuple):
+    weights: np.ndarray
+    smoothing: float
+    gamma: float
+
+
+def _cross_entropy(knobs: _Knobs) -> Term:
+    return CrossEntropy(np.ones_like(knobs.weights), smoothing=knobs.smoothing)
+
+
+def _weighted_cross_entropy(knobs: _Knobs) -> Term:
+    return CrossEntropy(knobs.weights, smoothing=knobs.smoothing)
+
+
+def _focal(knobs: _Knobs) -> Term:
+    weights, smoothing, gamma = knobs
+    return CrossEntropy(np.ones_like(weights), smoothing=smoothing, gamma=gamma)
+
+
+_TERMS: Mapping[str, Callable[[_Knobs], Term]] = {
+    "cross_entropy": _cross_entropy,
+    "weighted_cross_entropy": _weighted_cross_entropy,
+    "focal": _focal,
+    "dice": lambda knobs: Dice(len(knobs.weights)),
 }
 
 LOSSES = tuple(_TERMS)
@@ -178,8 +237,7 @@ def _factor(text: str, factor: str) -> float:
         value = float(factor)
     except ValueError:
         value = math.nan
-    numbers = np.finfo(np.float32)
-    if not float(numbers.tiny) <= value <= float(numbers.max):
+    if not _SMALLEST <= value <= float(np.finfo(np.float32).max):
         raise SeamlineError(
             f"--loss={text}: '{factor}' is no finite positive number; before the * "
             "comes one, as in 0.5*dice"
