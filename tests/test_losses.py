@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -7,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import f1_score, jaccard_score
 
 from trainer.errors import SeamlineError
-from trainer.model import losses
+from trainer.model import losses, lovasz
 
 CLASSES = 6
 WEIGHTS = [0.2, 0.5, 1, 1, 2, 3]
@@ -69,14 +71,38 @@ def numpy_dice(logits: np.ndarray, masks: np.ndarray) -> float:
     return float(np.mean(parts))
 
 
+def numpy_lovasz(logits: np.ndarray, masks: np.ndarray) -> float:
+    """By the paper's equations, the Jaccard loss of a set of wrong pixels and all."""
+    images = []
+    for chance, mask in zip(softmax(logits.astype(np.float64)), masks, strict=True):
+        chance, truth = chance[mask != 255], mask[mask != 255]
+        parts = []
+        for label in np.unique(truth):
+            own = truth == label
+            errors = np.abs(own - chance[:, label])
+            order = np.argsort(-errors, kind="stable")
+            known = [jaccard_loss(own, order[:k]) for k in range(len(order) + 1)]
+            parts.append(errors[order] @ np.diff(known))
+        images += [np.mean(parts)] if parts else []
+    return float(np.mean(images)) if images else 0.0
+
+
+def jaccard_loss(own: np.ndarray, wrong: np.ndarray) -> float:
+    """`1 - IoU` of a class whose pixels are `own`, when the pixels `wrong` are."""
+    predicted = own.copy()
+    predicted[wrong] = ~own[wrong]
+    return 1 - (own & predicted).sum() / (own | predicted).sum()
+
+
 ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "cross_entropy": numpy_cross_entropy,
     "weighted_cross_entropy": lambda *pair: numpy_cross_entropy(*pair, WEIGHTS),
     "focal": lambda *pair: numpy_cross_entropy(*pair, gamma=2),
     "dice": numpy_dice,
+    "lovasz": numpy_lovasz,
 }
-ORACLES["cross_entropy+0.5*dice"] = lambda *pair: (
-    numpy_cross_entropy(*pair) + 0.5 * numpy_dice(*pair)
+ORACLES["cross_entropy+0.5*dice+2*lovasz"] = lambda *pair: (
+    numpy_cross_entropy(*pair) + 0.5 * numpy_dice(*pair) + 2 * numpy_lovasz(*pair)
 )
 
 
@@ -162,6 +188,22 @@ def test_half_precision_logits_are_computed_in_float32(
     assert float(loss.value(sums)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_losses_compiled_by_xla_are_the_same() -> None:
+    logits, masks = batch()
+    loss = build("cross_entropy+focal+dice+lovasz", smoothing=0.1)
+
+    def both(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            result = loss.value(loss.sums(logits, tf.constant(masks)))
+        return result, tape.gradient(result, logits)
+
+    expected, slope = both(tf.constant(logits))
+    found, compiled = tf.function(both, jit_compile=True)(tf.constant(logits))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    np.testing.assert_allclose(compiled, slope, rtol=1e-4, atol=1e-8)
+
+
 @pytest.mark.parametrize("text", ORACLES)
 def test_what_replicas_add_up_is_the_loss_of_the_global_batch(text: str) -> None:
     logits, masks = batch()
@@ -192,6 +234,83 @@ def test_a_batch_of_ignored_pixels_has_loss_and_gradient_zero(text: str) -> None
     assert np.abs(gradient(build(text), logits, masks)).max() == 0
 
 
+def lovasz_by_thresholds(errors: np.ndarray, own: np.ndarray) -> float:
+    """The Lovász extension as an integral, of the loss of all pixels above a level."""
+    levels = np.concatenate([[0], np.unique(errors)])
+    return sum(
+        (high - low) * jaccard_loss(own, errors >= high)
+        for low, high in itertools.pairwise(levels)
+    )
+
+
+def lovasz_by_orders(errors: np.ndarray, own: np.ndarray) -> float:
+    """As the convex closure of a submodular loss: the greatest over all orders."""
+    orders = itertools.permutations(range(len(own)))
+    return max(
+        errors[list(order)]
+        @ np.diff([jaccard_loss(own, list(order[:k])) for k in range(len(own) + 1)])
+        for order in orders
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lovasz_equals_its_other_definitions_on_a_few_pixels(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (1, 2, 3, 2)).astype(np.float32)
+    masks = random.choice([0, 1, 255], (1, 2, 3)).astype(np.uint8)
+    valid = masks != 255
+    chance, truth = softmax(logits.astype(np.float64))[valid], masks[valid]
+    pairs = [
+        (np.abs((truth == label) - chance[:, label]), truth == label)
+        for label in np.unique(truth)
+    ]
+    ours = value(losses.Lovasz(2), logits, masks)
+    for definition in (lovasz_by_thresholds, lovasz_by_orders):
+        expected = np.mean([definition(*pair) for pair in pairs])
+        assert ours == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_certain_predictions_lovasz_is_one_minus_scikit_learns_iou() -> None:
+    _, masks = batch()
+    guess = batch(seed=5)[1] % CLASSES
+    certain = 200 * np.eye(CLASSES, dtype=np.float32)[guess]
+    parts = []
+    for mask, found in zip(masks, guess, strict=True):
+        truth, found = mask[mask != 255], found[mask != 255]
+        parts.append(
+            jaccard_score(truth, found, labels=np.unique(truth), average="macro")
+        )
+    ours = value(build("lovasz"), certain, masks)
+    assert ours == pytest.approx(1 - np.mean(parts), rel=1e-5)
+
+
+def test_of_certain_predictions_dice_is_one_minus_scikit_learns_f1() -> None:
+    _, masks = batch()
+    guess = batch(seed=5)[1] % CLASSES
+    certain = 200 * np.eye(CLASSES, dtype=np.float32)[guess]
+    truth, found = masks[masks != 255], guess[masks != 255]
+    score = f1_score(truth, found, labels=np.unique(truth), average="macro")
+    assert value(build("dice"), certain, masks) == pytest.approx(1 - score, rel=1e-5)
+
+
+def test_lovasz_weights_of_a_large_image_are_exact() -> None:
+    """Differences of neighbouring Jaccard losses would be off by percents."""
+    own = np.random.default_rng(0).random((1, 512 * 512)) < 0.3
+    ours = lovasz._jaccard_steps(tf.constant(own, tf.float32)).numpy()[0]
+    missed = np.cumsum(own[0])
+    union = missed[-1] + np.cumsum(~own[0])
+    jaccard = np.concatenate([[0], 1 - (missed[-1] - missed) / union])
+    np.testing.assert_allclose(ours, np.diff(jaccard), rtol=1e-5, atol=1e-15)
+
+
+def test_an_image_without_a_labelled_pixel_does_not_count_in_lovasz() -> None:
+    logits, masks = batch(size=3)
+    masks[1] = 255
+    rest = [0, 2]
+    whole = value(build("lovasz"), logits, masks)
+    assert whole == pytest.approx(value(build("lovasz"), logits[rest], masks[rest]))
+
+
 def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
     pair = batch()
     expected = 2.5 * ORACLES["cross_entropy"](*pair) + ORACLES["dice"](*pair)
@@ -203,7 +322,7 @@ def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("dice+magic", "no loss 'magic'; join some of cross_entropy, .*, dice"),
+        ("dice+magic", "no loss 'magic'; join some of cross_entropy, .*, dice, lovasz"),
         ("", "no loss ''"),
         ("dice+", "no loss ''"),
         ("dice*0.5", "no loss '0.5'"),

@@ -73,7 +73,8 @@ class Recipe:
     )
     loss: str = _knob(
         "sum of terms joined by +, each with a factor if need be, such as "
-        "cross_entropy+0.5*dice: cross_entropy, weighted_cross_entropy, focal, dice"
+        "cross_entropy+0.5*dice: cross_entropy, weighted_cross_entropy, focal, dice, "
+        "lovasz; see docs/training.md"
     )
     label_smoothing: float = _knob(
         "share of the truth that all classes have alike, in losses of cross-entropy "

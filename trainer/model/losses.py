@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
+from trainer.model.lovasz import Lovasz
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -200,6 +201,7 @@ _TERMS: Mapping[str, Callable[[_Knobs], Term]] = {
     "weighted_cross_entropy": _weighted_cross_entropy,
     "focal": _focal,
     "dice": lambda knobs: Dice(len(knobs.weights)),
+    "lovasz": lambda knobs: Lovasz(len(knobs.weights)),
 }
 
 LOSSES = tuple(_TERMS)
