@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -10,10 +11,13 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import f1_score, jaccard_score
 
+from tests.conftest import ROOT
 from trainer.errors import SeamlineError
 from trainer.model import losses, lovasz
+from trainer.recipes import Recipe
 
 CLASSES = 6
+KNOBS = {knob.name: knob for knob in dataclasses.fields(Recipe)}
 WEIGHTS = [0.2, 0.5, 1, 1, 2, 3]
 
 
@@ -338,3 +342,25 @@ def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
 def test_a_loss_that_cannot_be_is_refused_in_one_line(text: str, line: str) -> None:
     with pytest.raises(SeamlineError, match=rf"^--loss={re.escape(text)}: {line}"):
         build(text)
+
+
+def test_wherever_losses_are_listed_all_are_in_the_order_of_the_code() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    start = text.index("## Losses")
+    table = text[start : text.index("| flag |", start)]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*losses.LOSSES]
+    [row] = re.findall(r"^\| `--loss` \| (.*);", (ROOT / "README.md").read_text(), re.M)
+    assert re.findall(r"`(\w+)`", row) == [*losses.LOSSES]
+    assert f": {', '.join(losses.LOSSES)};" in KNOBS["loss"].metadata["help"]
+
+
+def test_the_documented_flags_and_sums_exist() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    section = text[text.index("## Losses") : text.index("## What it costs")]
+    names = {*re.findall(r"--(\w+)", section)} - {"xla"}
+    assert len(names) > 6
+    assert names <= {*KNOBS}
+    for sum_of_terms in re.findall(r"--loss=(\S+?)`", section):
+        assert losses.read_terms(sum_of_terms)
+    for scheme in KNOBS["class_weights"].metadata["choices"]:
+        assert f"`--class_weights={scheme}`" in section

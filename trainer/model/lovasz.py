@@ -13,7 +13,8 @@ class Lovasz:
     """Lovász-softmax loss of each image, averaged over images with a labelled pixel.
 
     Berman, Triki, Blaschko, "The Lovász-Softmax Loss", CVPR 2018; in the authors' code
-    `lovasz_softmax(classes="present", per_image=True)`. A class's error at a pixel is
+    `lovasz_softmax(classes="present", per_image=True)`, which has no value for an image
+    without a labelled pixel; here it does not count. A class's error at a pixel is
     `1 - p` where the pixel is of the class and `p` elsewhere, p the softmax. The Lovász
     extension of the Jaccard loss weighs the errors by how much that loss grows when
     pixels are taken for wrong one after another, the greatest error first. An image's
