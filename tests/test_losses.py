@@ -334,6 +334,7 @@ def test_a_sum_of_losses_counts_each_by_its_factor() -> None:
         *((f"{x}*dice", f"'{x}' is no finite positive number") for x in ("0", "-1")),
         *((f"{x}*dice", f"'{x}' is no finite positive number") for x in ("nan", "inf")),
         ("1e40*dice", "'1e40' is no finite positive number"),
+        ("1e-50*dice", "'1e-50' is no finite positive number"),
         ("half*dice", "'half' is no finite positive number"),
         ("*dice", "'' is no finite positive number"),
         ("dice+cross_entropy+0.5*dice", "'dice' is there twice"),

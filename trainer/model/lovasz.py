@@ -42,7 +42,8 @@ class Lovasz:
         """
         size = tf.shape(masks)
         images, pixels = size[0], size[1] * size[2]
-        labels = tf.reshape(tf.cast(masks, tf.int32), [images, pixels])
+        # Not int32, with which TensorFlow reckons on the host.
+        labels = tf.reshape(tf.cast(masks, tf.int64), [images, pixels])
         valid = tf.not_equal(labels, IGNORE_LABEL)
         image, label = self._present(labels, valid, images)
         chance = tf.nn.softmax(tf.reshape(logits, [images, pixels, self._classes]))
@@ -53,7 +54,7 @@ class Lovasz:
         valid = tf.gather(valid, image)
         errors = tf.where(own, 1 - chance, chance)
         weights = tf.stop_gradient(_lovasz_weights(errors, own, valid))
-        losses = tf.reduce_sum(tf.where(valid, errors, 0) * weights, axis=1)
+        losses = tf.reduce_sum(errors * weights, axis=1)
         total = tf.math.unsorted_segment_sum(losses, image, images)
         count = tf.math.unsorted_segment_sum(tf.ones_like(losses), image, images)
         return [
@@ -64,15 +65,15 @@ class Lovasz:
     def _present(
         self, labels: tf.Tensor, valid: tf.Tensor, images: tf.Tensor
     ) -> list[tf.Tensor]:
-        """Image and label, int32 `[K]` each, of all K pairs that occur."""
+        """Image and label, int64 `[K]` each, of all K pairs that occur."""
         rows = tf.range(images)[:, tf.newaxis] * self._classes
         pixels = tf.math.unsorted_segment_sum(
-            tf.cast(valid, tf.int32),
-            tf.where(valid, rows + labels, -1),
+            tf.cast(valid, tf.float32),
+            tf.where(valid, tf.cast(rows, tf.int64) + labels, -1),
             images * self._classes,
         )
         pairs = tf.where(tf.reshape(pixels, [images, self._classes]) > 0)
-        return tf.unstack(tf.cast(pairs, tf.int32), axis=1)
+        return tf.unstack(pairs, axis=1)
 
     def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
         """The totals of `sums` -> the loss in 0..1, 0 when all pixels are ignored."""
@@ -88,14 +89,16 @@ def _lovasz_weights(errors: tf.Tensor, own: tf.Tensor, valid: tf.Tensor) -> tf.T
       valid: bool `[K, P]`, the pixel is labelled.
 
     Returns:
-      float32 `[K, P]`; what it says of ignored pixels means nothing.
+      float32 `[K, P]`, 0 for ignored pixels.
     """
     shape = tf.shape(errors)
-    # Behind all others, ignored pixels change no weight of theirs.
+    # Behind all others, ignored pixels change no weight of theirs and get none: the
+    # Jaccard loss is 1 by then.
     order = tf.math.top_k(tf.where(valid, errors, -1), shape[1]).indices
     weights = _jaccard_steps(tf.gather(tf.cast(own, tf.float32), order, batch_dims=1))
     # A quarter of the time of `tf.scatter_nd`, which the gradient of a sort uses too.
-    places = order + shape[1] * tf.range(shape[0])[:, tf.newaxis]
+    rows = shape[1] * tf.range(shape[0])[:, tf.newaxis]
+    places = tf.cast(rows, tf.int64) + tf.cast(order, tf.int64)
     flat = tf.math.unsorted_segment_sum(
         tf.reshape(weights, [-1]), tf.reshape(places, [-1]), shape[0] * shape[1]
     )
