@@ -17,6 +17,7 @@ from tests.options import (
     take_steps,
     trainable,
 )
+from tests.test_engine import WEIGHTS
 from trainer.engine.accumulation import Accumulation
 from trainer.model import losses
 
@@ -24,7 +25,7 @@ ADAM = {"name": "adam", "learning_rate": 1e-2}
 
 
 def loss_of(text: str) -> losses.Sum:
-    return losses.build_loss(text, frequencies=[0.8, 0.1, 0.1, 0], power=0.5)
+    return losses.build_loss(text, weights=WEIGHTS)
 
 
 @pytest.fixture
@@ -44,9 +45,13 @@ def parts_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
 
 @pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
-@pytest.mark.parametrize("clip_norm", [0.0, 0.05])
 @pytest.mark.parametrize(
-    "loss", ["cross_entropy", "weighted_cross_entropy", "weighted_cross_entropy+dice"]
+    ("loss", "clip_norm"),
+    [
+        *((name, 0.0) for name in losses.LOSSES),
+        ("weighted_cross_entropy", 0.05),
+        ("weighted_cross_entropy+0.5*dice+focal+2*lovasz", 0.05),
+    ],
 )
 def test_parts_of_a_batch_give_the_steps_of_the_whole(
     loss: str,

@@ -27,6 +27,7 @@ from trainer.model import losses
 from trainer.model.unet import ModelSpec, batch_norms
 
 NAMES = ["null", "disc", "square", "never"]
+WEIGHTS = [0.35, 1, 1, 1]
 SPEC = ModelSpec(
     encoder="mobilenetv2",
     encoder_training="full",
@@ -81,9 +82,7 @@ def make_job(run_dir: Path, devices: tf.distribute.Strategy, **changes: object) 
             weight_decay=0.0,
         )
         optimizer.build(model.trainable_variables)
-    loss = losses.build_loss(
-        "weighted_cross_entropy+dice", frequencies=[0.8, 0.1, 0.1, 0], power=0.5
-    )
+    loss = losses.build_loss("weighted_cross_entropy+dice", weights=WEIGHTS)
     values = {
         "model": model,
         "optimizer": optimizer,
@@ -164,11 +163,15 @@ def test_two_replicas_train_as_one_device_does(
     assert max(differences) < 5e-3
 
 
-def test_the_first_step_of_two_replicas_is_that_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["weighted_cross_entropy+dice", "focal", "lovasz"])
+def test_the_first_step_of_two_replicas_is_that_of_one(
+    text: str, tmp_path: Path
+) -> None:
     losses_seen = []
     after = []
+    loss = losses.build_loss(text, weights=WEIGHTS, smoothing=0.1)
     for name, devices in (("one", one_device()), ("two", two_replicas())):
-        job = make_job(tmp_path / name, devices)
+        job = make_job(tmp_path / name, devices, loss=loss)
         batches = steps.training_iterator(job, 0)
         run_steps = steps.compile_training(job)
         totals = run_steps(batches, tf.constant(1), tf.constant(0))

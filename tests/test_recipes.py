@@ -58,6 +58,13 @@ def test_every_knob_explains_itself() -> None:
         ("layer_decay", 0.0, "greater than 0"),
         ("encoder_learning_rate_factor", 0.0, "greater than 0"),
         ("schedule", "exponential", "polynomial"),
+        ("focal_gamma", -1.0, "at least 0"),
+        ("focal_gamma", float("inf"), "finite"),
+        ("label_smoothing", 1.0, "[0, 1)"),
+        ("class_weights", "none", "median, effective"),
+        ("class_weight_beta", 1.0, "[0, 1)"),
+        ("class_weight_floor", -0.1, "at least 0"),
+        ("class_weight_cap", 0.0, "greater than 0"),
         ("patience", -1, "at least 0"),
     ],
 )
@@ -74,6 +81,7 @@ def test_a_value_that_cannot_work_is_refused_with_the_fix(
     ("given", "line"),
     [
         ({"learning_rate_floor": 0.1}, "--learning_rate_floor=0.1: is above"),
+        ({"class_weight_floor": 9.0}, "_floor=9.0: is above --class_weight_cap=8.0"),
         ({"accumulate": 3}, "--accumulate=3: does not divide --batch_size=8"),
         ({"unfreeze_epoch": 50}, "--unfreeze_epoch=50: --epochs=50 end before"),
         (
@@ -121,6 +129,17 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
         ({"schedule_power": 2.0}, "--schedule_power=2.0: .* --schedule=cosine"),
         ({"learning_rate_floor": 1e-5, "schedule": "constant"}, "_floor=1e-05"),
         ({"class_weight_power": 0.2, "loss": "dice"}, "--class_weight_power=0.2"),
+        ({"label_smoothing": 0.1, "loss": "dice"}, "_smoothing=0.1: .* --loss=dice"),
+        ({"focal_gamma": 1.0}, "--focal_gamma=1.0: .* --loss=weighted_cross_entropy"),
+        ({"class_weights": "effective", "loss": "dice"}, "--class_weights=effective: "),
+        ({"class_weight_beta": 0.9, "loss": "dice"}, "_beta=0.9: .* --loss=dice"),
+        ({"class_weight_floor": 0.1, "loss": "dice"}, "_floor=0.1: .* --loss=dice"),
+        ({"class_weight_cap": 9.0, "loss": "dice"}, "_cap=9.0: .* --loss=dice"),
+        ({"class_weight_beta": 0.9}, "--class_weight_beta=0.9: .* --class_weights=m"),
+        (
+            {"class_weight_power": 0.2, "class_weights": "effective"},
+            "--class_weight_power=0.2: does nothing with --class_weights=effective",
+        ),
     ],
 )
 def test_a_value_that_does_nothing_beside_another_is_refused(
@@ -134,5 +153,7 @@ def test_values_that_are_off_or_the_recipes_own_stand_beside_any_other() -> None
     values = {"weight_decay": 0.0, "momentum": 0.9, "schedule_power": 1.0}
     adam = recipes.resolve("default", {**values, "optimizer": "adam"})
     assert (adam.optimizer, adam.weight_decay, adam.momentum) == ("adam", 0.0, 0.9)
+    smooth = recipes.resolve("default", {"label_smoothing": 0.1, "loss": "focal"})
+    assert (smooth.label_smoothing, smooth.focal_gamma) == (0.1, 2.0)
     other = recipes.resolve("default", {"weight_decay": 0.1, "schedule": "polynomial"})
     assert (other.weight_decay, other.schedule) == (0.1, "polynomial")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests import numbered
+from trainer import recipes
 from trainer.engine import runs
 from trainer.errors import SeamlineError
 from trainer.recipes import RECIPES, Recipe
@@ -54,6 +55,23 @@ def test_other_records_are_refused_with_the_difference(
     difference = f"records_fingerprint: .* there, {card.fingerprint} now"
     with pytest.raises(SeamlineError, match=difference):
         runs.open_run(str(run[0]), identity, "auto")
+
+
+def test_a_run_of_a_release_with_fewer_knobs_is_gone_on_with(
+    run: tuple[Path, Any],
+) -> None:
+    now = runs.identify(RECIPES["default"], 0, "float32", run[1])
+    older = {name: value for name, value in now.items() if name not in recipes.BEFORE}
+    assert len(older) < len(now)
+    (run[0] / "config.json").write_text(json.dumps({"identity": older}))
+    runs.open_run(str(run[0]), now, "must")
+    names = [runs.default_run_dir(run[1], "default", x) for x in (older, now)]
+    assert names[0] == names[1]
+    changed = {**now, "class_weights": "effective"}
+    assert runs.default_run_dir(run[1], "default", changed) != names[0]
+    difference = r"\(class_weights: median there, effective now\)"
+    with pytest.raises(SeamlineError, match=difference):
+        runs.open_run(str(run[0]), changed, "auto")
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])

@@ -50,6 +50,8 @@ CASES: dict[str, tuple[dict, dict]] = {
     "nesterov": ({**SGD, "nesterov": True}, SGD),
     "clip_norm": ({**SGD, "clip_norm": 1e-3}, SGD),
     "accumulate": ({"accumulate": 2}, {}),
+    "lovasz": ({"loss": "weighted_cross_entropy+lovasz"}, {}),
+    "class_weights": ({"class_weights": "effective"}, {}),
     "encoder_learning_rate_factor": ({"encoder_learning_rate_factor": 0.5}, {}),
     "layer_decay": ({"layer_decay": 0.5}, {}),
     "unfreeze_epoch": ({"unfreeze_epoch": 1}, {}),

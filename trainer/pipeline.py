@@ -77,7 +77,7 @@ def run(
       Unavailable: another process works in `run_dir`, or another worker was lost or
         not started.
     """
-    losses.check_name(recipe.loss)
+    losses.read_terms(recipe.loss)
     policy = augment.canonical(recipe.augment)
     recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.

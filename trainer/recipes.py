@@ -13,8 +13,11 @@ from typing import Any
 from trainer.errors import SeamlineError
 
 
-def _knob(text: str, *choices: str) -> Any:
-    return dataclasses.field(metadata={"help": text, "choices": choices})
+def _knob(text: str, *choices: str, before: Any = None) -> Any:
+    """`before`: what the knob stands at in runs of releases that did not have it."""
+    return dataclasses.field(
+        metadata={"help": text, "choices": choices, "before": before}
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +55,10 @@ class Recipe:
         "pix2pix: the tutorial's upsampling blocks; lateral: bilinear upsampling and "
         "1x1 lateral connections, about half the time a step",
         *("pix2pix", "lateral"),
+        before="pix2pix",
     )
     decoder_dropout: float = _knob(
-        "share of channels dropped before the logits while learning"
+        "share of channels dropped before the logits while learning", before=0.0
     )
     image_size: int = _knob("height and width of the model's input, a multiple of 32")
     batch_size: int = _knob("global batch: examples a step over all replicas")
@@ -77,11 +81,39 @@ class Recipe:
         "more than once; 0: all alike"
     )
     loss: str = _knob(
-        "sum of terms joined by +: cross_entropy, weighted_cross_entropy, dice"
+        "sum of terms joined by +, each with a factor if need be, such as "
+        "cross_entropy+0.5*dice: cross_entropy, weighted_cross_entropy, focal, dice, "
+        "lovasz; see docs/training.md"
+    )
+    label_smoothing: float = _knob(
+        "share of the truth that all classes have alike, in losses of cross-entropy "
+        "and focal; 0: off",
+        before=0.0,
+    )
+    focal_gamma: float = _knob(
+        "how little the focal loss counts pixels that are right already; 0: "
+        "cross-entropy",
+        before=2.0,
+    )
+    class_weights: str = _knob(
+        "how weighted_cross_entropy weighs a class: median: by (median / its share of "
+        "pixels) ** class_weight_power; effective: by one over the effective number of "
+        "images that hold it",
+        *("median", "effective"),
+        before="median",
     )
     class_weight_power: float = _knob(
-        "weighted_cross_entropy weighs a class by (median / its frequency) ** power"
+        "how much class_weights=median does; 0: all classes weigh alike"
     )
+    class_weight_beta: float = _knob(
+        "how much class_weights=effective does; 0: all classes weigh alike, near 1: by "
+        "one over the number of images",
+        before=0.999,
+    )
+    class_weight_floor: float = _knob(
+        "least weight of a class; 0: no limit", before=0.25
+    )
+    class_weight_cap: float = _knob("greatest weight of a class", before=8.0)
     optimizer: str = _knob("optimizer", "rmsprop", "adam", "adamw", "sgd")
     learning_rate: float = _knob("learning rate, the highest one of a schedule")
     schedule: str = _knob(
@@ -108,6 +140,13 @@ class Recipe:
     )
 
 
+BEFORE = {
+    knob.name: knob.metadata["before"]
+    for knob in dataclasses.fields(Recipe)
+    if knob.metadata["before"] is not None
+}
+"""Knobs that older releases did not have -> where they stand in runs of those."""
+
 _DEFAULT = Recipe(
     encoder="densenet121",
     encoder_weights="auto",
@@ -127,7 +166,13 @@ _DEFAULT = Recipe(
     augment="random",
     repeat_threshold=0.0,
     loss="weighted_cross_entropy+dice",
+    label_smoothing=0.0,
+    focal_gamma=2.0,
+    class_weights="median",
     class_weight_power=0.5,
+    class_weight_beta=0.999,
+    class_weight_floor=0.25,
+    class_weight_cap=8.0,
     optimizer="adamw",
     learning_rate=1e-3,
     schedule="cosine",
@@ -186,13 +231,22 @@ def resolve(name: str, overrides: dict[str, Any]) -> Recipe:
 
 def _refuse_idle(recipe: Recipe, given: list[str]) -> None:
     """Refuses knobs that were given and would do nothing beside another."""
+    weighted, focal = "weighted" in recipe.loss, "focal" in recipe.loss
     for knob, other, does in (
         ("weight_decay", "optimizer", recipe.optimizer == "adamw"),
         ("momentum", "optimizer", recipe.optimizer == "sgd"),
         ("nesterov", "momentum", recipe.momentum > 0),
         ("schedule_power", "schedule", recipe.schedule == "polynomial"),
         ("learning_rate_floor", "schedule", recipe.schedule != "constant"),
-        ("class_weight_power", "loss", "weighted" in recipe.loss),
+        ("label_smoothing", "loss", "cross_entropy" in recipe.loss or focal),
+        ("focal_gamma", "loss", focal),
+        ("class_weights", "loss", weighted),
+        ("class_weight_power", "loss", weighted),
+        ("class_weight_beta", "loss", weighted),
+        ("class_weight_floor", "loss", weighted),
+        ("class_weight_cap", "loss", weighted),
+        ("class_weight_power", "class_weights", recipe.class_weights == "median"),
+        ("class_weight_beta", "class_weights", recipe.class_weights == "effective"),
     ):
         if knob in given and not does:
             raise SeamlineError(
@@ -226,6 +280,8 @@ def check(recipe: Recipe) -> None:
         ("weight_decay", 0),
         ("clip_norm", 0),
         ("class_weight_power", 0),
+        ("class_weight_floor", 0),
+        ("focal_gamma", 0),
         ("repeat_threshold", 0),
     ):
         if getattr(recipe, knob) < least:
@@ -242,14 +298,17 @@ def check(recipe: Recipe) -> None:
             "must lie in 0..1"
         )
     for knob in (
-        *("learning_rate", "schedule_power"),
+        *("learning_rate", "schedule_power", "class_weight_cap"),
         *("encoder_learning_rate_factor", "layer_decay"),
     ):
         if not getattr(recipe, knob) > 0:
             raise SeamlineError(
                 f"--{knob}={getattr(recipe, knob)}: must be greater than 0"
             )
-    for knob in ("batch_norm_momentum", "momentum", "ema", "decoder_dropout"):
+    for knob in (
+        *("batch_norm_momentum", "momentum", "ema", "decoder_dropout"),
+        *("class_weight_beta", "label_smoothing"),
+    ):
         if not 0 <= getattr(recipe, knob) < 1:
             raise SeamlineError(f"--{knob}={getattr(recipe, knob)}: must lie in [0, 1)")
     for field in dataclasses.fields(Recipe):
@@ -273,6 +332,11 @@ def _check_together(recipe: Recipe) -> None:
         raise SeamlineError(
             f"--learning_rate_floor={recipe.learning_rate_floor}: is above "
             f"--learning_rate={recipe.learning_rate}; give less"
+        )
+    if recipe.class_weight_floor > recipe.class_weight_cap:
+        raise SeamlineError(
+            f"--class_weight_floor={recipe.class_weight_floor}: is above "
+            f"--class_weight_cap={recipe.class_weight_cap}; give less"
         )
     if recipe.nesterov and recipe.optimizer != "sgd":
         raise SeamlineError(

@@ -74,7 +74,7 @@ def _check_recipe(table: Table, asked: Asked) -> Recipe | None:
     recipe = None
     with table.checking("recipe"):
         found = asked.recipe()
-        losses.check_name(found.loss)
+        losses.read_terms(found.loss)
         encoders.find(found.encoder)
         policy = augment.canonical(found.augment)
         recipe = dataclasses.replace(found, augment=policy)

@@ -68,6 +68,10 @@ class Card:
         pixels = [row[split]["pixels"] for row in self.classes]
         return [count / max(sum(pixels), 1) for count in pixels]
 
+    def image_counts(self, split: str) -> list[int]:
+        """Number of examples of a split that hold each class."""
+        return [row[split]["images"] for row in self.classes]
+
     def label_sets(self, split: str) -> np.ndarray:
         """Which classes occur in which masks of a split, as stored.
 

@@ -133,11 +133,7 @@ def build_job(
     return Job(
         model=model,
         optimizer=optimizer,
-        loss=losses.build_loss(
-            recipe.loss,
-            frequencies=card.frequencies("train"),
-            power=recipe.class_weight_power,
-        ),
+        loss=options.build_loss(recipe, card),
         strategy=devices,
         stream=stream,
         val=val,

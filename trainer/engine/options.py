@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.data import inputs
+from trainer.data.card import Card
 from trainer.engine import schedules
 from trainer.engine.optimizers import Rates
 from trainer.errors import SeamlineError
-from trainer.model import stages
+from trainer.model import class_weights, losses, stages
 from trainer.recipes import Recipe
 
 log = logging.getLogger("seamline")
@@ -104,3 +106,20 @@ def build_optimizer(
     )
     optimizer.build(model.trainable_variables)
     return optimizer
+
+
+def build_loss(recipe: Recipe, card: Card) -> losses.Sum:
+    """The recipe's loss, with class weights from the training examples of the card."""
+    if recipe.class_weights == "effective":
+        images = card.image_counts("train")
+        weights = class_weights.effective_number(images, recipe.class_weight_beta)
+    else:
+        shares = card.frequencies("train")
+        weights = class_weights.median_frequency(shares, recipe.class_weight_power)
+    bounds = (recipe.class_weight_floor, recipe.class_weight_cap)
+    return losses.build_loss(
+        recipe.loss,
+        weights=np.clip(weights, *bounds),
+        smoothing=recipe.label_smoothing,
+        gamma=recipe.focal_gamma,
+    )

@@ -40,7 +40,9 @@ def identify(recipe: Recipe, seed: int, precision: str, card: Card) -> dict[str,
 
 def default_run_dir(card: Card, recipe_name: str, identity: dict[str, Any]) -> str:
     """A folder of `runs/` that runs of other values do not share."""
-    text = json.dumps(identity, sort_keys=True)
+    # Of a release that had fewer knobs, the same command finds its run.
+    told = {x: y for x, y in identity.items() if y != recipes.BEFORE.get(x)}
+    text = json.dumps(told, sort_keys=True)
     short = hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = (card.source["name"], identity["encoder"], recipe_name, short)
     return os.path.join(FOLDER, "-".join(parts).replace(" ", "-"))
@@ -79,6 +81,8 @@ def open_run(run_dir: str, identity: dict[str, Any], resume: str) -> None:
 def read_config(run_dir: str) -> dict[str, Any]:
     """What `config.json` of a run says.
 
+    Its `identity` has the knobs, too, that the release of that run did not have.
+
     Raises:
       SeamlineError: not a run directory.
     """
@@ -89,11 +93,13 @@ def read_config(run_dir: str) -> dict[str, Any]:
             "--run_dir of a training"
         )
     try:
-        return json.loads(storage.read_text(path))
+        config = json.loads(storage.read_text(path))
     except ValueError as error:
         raise SeamlineError(
             f"{path}: not JSON, so it was altered; put it back or choose another folder"
         ) from error
+    config["identity"] = {**recipes.BEFORE, **config["identity"]}
+    return config
 
 
 def write_config(

@@ -11,36 +11,82 @@ logits depend on logits too; else `sums` of the right masks and any logits have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
+from trainer.model.lovasz import Lovasz
 
-_WEIGHT_RANGE = (0.25, 8.0)
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+class Term(Protocol):
+    """A loss in its two halves; see above."""
+
+    @property
+    def needs_logits(self) -> bool:
+        """See above."""
+
+    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> float32 sums."""
+
+    def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The totals of `sums` -> the loss, 0 when all pixels are ignored."""
 
 
 class CrossEntropy:
-    """Cross-entropy over labelled pixels, `sum(w * ce) / sum(w)`.
+    """Cross-entropy over labelled pixels, `sum(w * ce) / sum(w)`; also focal loss.
+
+    With smoothing s the truth is `1 - s + s / C` for the pixel's class and `s / C` for
+    each other (Szegedy et al., "Rethinking the Inception Architecture", 2016).
+
+    Focal loss takes `(1 - p) ** gamma * -log(p)` where cross-entropy takes `-log(p)`,
+    so that pixels that are right already count little (Lin, Goyal, Girshick, He,
+    Dollár, "Focal Loss for Dense Object Detection", 2017).
 
     Args:
       weights: float `[C]`, weight of a pixel by its class.
+      smoothing: s, in [0, 1).
+      gamma: at least 0, which makes it cross-entropy.
     """
 
     needs_logits = False
 
-    def __init__(self, weights: np.ndarray) -> None:
+    def __init__(
+        self,
+        weights: Sequence[float] | np.ndarray,
+        *,
+        smoothing: float = 0.0,
+        gamma: float = 0.0,
+    ) -> None:
         self._weights = tf.constant(weights, tf.float32)
+        self._smoothing, self._gamma = smoothing, gamma
 
     def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
         """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> two scalars."""
         valid = tf.not_equal(masks, IGNORE_LABEL)
         labels = tf.where(valid, tf.cast(masks, tf.int32), 0)
         weights = tf.gather(self._weights, labels) * tf.cast(valid, tf.float32)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        own = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        losses = self._focused(own)
+        if self._smoothing:
+            every = self._focused(-tf.nn.log_softmax(logits))
+            mean = tf.reduce_mean(every, axis=-1)
+            losses = (1 - self._smoothing) * losses + self._smoothing * mean
         return [tf.reduce_sum(weights * losses), tf.reduce_sum(weights)]
+
+    def _focused(self, surprise: tf.Tensor) -> tf.Tensor:
+        """`-log(p)` -> what it counts."""
+        if not self._gamma:
+            return surprise
+        # At 0 the power has no finite derivative where gamma is below 1.
+        missing = tf.maximum(-tf.math.expm1(-surprise), _SMALLEST)
+        return missing**self._gamma * surprise
 
     def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
         """The totals of `sums` -> the loss, 0 when all pixels are ignored."""
@@ -82,10 +128,15 @@ class Dice:
 
 
 class Sum:
-    """Sum of losses."""
+    """Weighted sum of losses, in float32 whatever the logits are.
 
-    def __init__(self, terms: Sequence[CrossEntropy | Dice]) -> None:
-        self._terms = list(terms)
+    Args:
+      terms: the losses, and beside each how much it counts.
+    """
+
+    def __init__(self, terms: Sequence[tuple[Term, float]]) -> None:
+        self._terms = [term for term, _ in terms]
+        self._factors = [factor for _, factor in terms]
 
     @property
     def needs_logits(self) -> bool:
@@ -93,70 +144,104 @@ class Sum:
         return any(term.needs_logits for term in self._terms)
 
     def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[list[tf.Tensor]]:
-        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
+        """Float logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
+        logits = tf.cast(logits, tf.float32)
         return [term.sums(logits, masks) for term in self._terms]
 
     def value(self, sums: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
         """The totals of `sums` -> the loss."""
-        parts = zip(self._terms, sums, strict=True)
-        return tf.add_n([term.value(part) for term, part in parts])
+        parts = zip(self._factors, self._terms, sums, strict=True)
+        return tf.add_n([factor * term.value(part) for factor, term, part in parts])
 
 
-def class_weights(frequencies: Sequence[float], power: float) -> np.ndarray:
-    """`(median / frequency) ** power` within 0.25..8; 1 for a class without pixels.
-
-    Median-frequency balancing (Eigen, Fergus, 2015), softened by the power: at 1 the
-    rarest of CCP's classes would weigh 10^5 times as much as its background.
+def build_loss(
+    text: str,
+    *,
+    weights: Sequence[float] | np.ndarray,
+    smoothing: float = 0.0,
+    gamma: float = 2.0,
+) -> Sum:
+    """The loss that `--loss` asks for.
 
     Args:
-      frequencies: share of pixels of each of C classes.
-      power: 0 weighs all classes alike.
+      text: see `read_terms`.
+      weights: of the C classes, for losses that weigh them.
+      smoothing: see `CrossEntropy`; for all that are made of it.
+      gamma: of the focal loss.
+
+    Raises:
+      SeamlineError: see `read_terms`.
+    """
+    knobs = _Knobs(np.asarray(weights, np.float32), smoothing, gamma)
+    terms = read_terms(text).items()
+    return Sum([(_TERMS[name](knobs), factor) for name, factor in terms])
+
+
+class _Knobs(NamedTuple):
+    weights: np.ndarray
+    smoothing: float
+    gamma: float
+
+
+def _cross_entropy(knobs: _Knobs) -> Term:
+    return CrossEntropy(np.ones_like(knobs.weights), smoothing=knobs.smoothing)
+
+
+def _weighted_cross_entropy(knobs: _Knobs) -> Term:
+    return CrossEntropy(knobs.weights, smoothing=knobs.smoothing)
+
+
+def _focal(knobs: _Knobs) -> Term:
+    weights, smoothing, gamma = knobs
+    return CrossEntropy(np.ones_like(weights), smoothing=smoothing, gamma=gamma)
+
+
+_TERMS: Mapping[str, Callable[[_Knobs], Term]] = {
+    "cross_entropy": _cross_entropy,
+    "weighted_cross_entropy": _weighted_cross_entropy,
+    "focal": _focal,
+    "dice": lambda knobs: Dice(len(knobs.weights)),
+    "lovasz": lambda knobs: Lovasz(len(knobs.weights)),
+}
+
+LOSSES = tuple(_TERMS)
+"""Names that `--loss` takes."""
+
+
+def read_terms(text: str) -> dict[str, float]:
+    """Reads `--loss`, such as "cross_entropy+0.5*dice".
 
     Returns:
-      float32 `[C]`.
-    """
-    share = np.asarray(frequencies, np.float64)
-    present = share > 0
-    weights = np.ones(share.shape)
-    if present.any():
-        weights[present] = (np.median(share[present]) / share[present]) ** power
-    return np.clip(weights, *_WEIGHT_RANGE).astype(np.float32)
-
-
-def build_loss(text: str, *, frequencies: Sequence[float], power: float) -> Sum:
-    """Reads `--loss`, such as "weighted_cross_entropy+dice".
-
-    Args:
-      text: names joined by `+`.
-      frequencies: share of each class among the training pixels.
-      power: see `class_weights`.
+      Names of losses, and how much each counts.
 
     Raises:
-      SeamlineError: an unknown name.
+      SeamlineError: an unknown name, one that is there twice, or a factor that is no
+        finite positive number.
     """
-    classes = len(frequencies)
-    known: dict[str, Callable[[], CrossEntropy | Dice]] = {
-        "cross_entropy": lambda: CrossEntropy(np.ones(classes, np.float32)),
-        "weighted_cross_entropy": lambda: CrossEntropy(
-            class_weights(frequencies, power)
-        ),
-        "dice": lambda: Dice(classes),
-    }
-    check_name(text, list(known))
-    return Sum([known[name]() for name in text.split("+")])
-
-
-LOSSES = ("cross_entropy", "weighted_cross_entropy", "dice")
-
-
-def check_name(text: str, known: Sequence[str] = LOSSES) -> None:
-    """Refuses a `--loss` that names no loss.
-
-    Raises:
-      SeamlineError: names it.
-    """
-    for name in text.split("+"):
-        if name not in known:
+    terms: dict[str, float] = {}
+    for term in text.split("+"):
+        factor, star, name = term.rpartition("*")
+        if name not in LOSSES:
             raise SeamlineError(
-                f"--loss={text}: no loss '{name}'; join some of {', '.join(known)} by +"
+                f"--loss={text}: no loss '{name}'; join some of {', '.join(LOSSES)} by "
+                "+, such as cross_entropy+0.5*dice"
             )
+        if name in terms:
+            raise SeamlineError(
+                f"--loss={text}: '{name}' is there twice; give it once, with one factor"
+            )
+        terms[name] = _factor(text, factor) if star else 1.0
+    return terms
+
+
+def _factor(text: str, factor: str) -> float:
+    try:
+        value = float(factor)
+    except ValueError:
+        value = math.nan
+    if not _SMALLEST <= value <= float(np.finfo(np.float32).max):
+        raise SeamlineError(
+            f"--loss={text}: '{factor}' is no finite positive number; before the * "
+            "comes one, as in 0.5*dice"
+        )
+    return value
