@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from trainer.data.examples import Examples
 from trainer.data.images import resize_mask
-from trainer.engine.metrics import confusion_matrix, summary
-from trainer.labels import IGNORE_LABEL
+from trainer.engine.tally import Tally
 
 _BATCH = 16
 
@@ -57,31 +56,13 @@ def evaluate(
       native_truths: N masks at original size, uint8 `[H, W]`.
       label_names: C names.
     """
-    classes = len(label_names)
-    confusion, native = np.zeros((2, classes, classes), np.int64)
-    images, native_images = np.zeros((2, classes), np.int64)
+    small, native = Tally(label_names), Tally(label_names)
     originals = iter(native_truths)
     for start in range(0, len(examples), _BATCH):
         numbers = np.arange(start, min(start + _BATCH, len(examples)))
         photos, masks = examples.fetch(numbers)
         for labels, mask in zip(predict(photos), masks, strict=True):
             truth = next(originals)
-            confusion += confusion_matrix(mask, labels, classes)
-            images += _occurs(mask, classes)
-            enlarged = resize_mask(labels, *truth.shape)
-            native += confusion_matrix(truth, enlarged, classes)
-            native_images += _occurs(truth, classes)
-    count = {"examples": len(examples)}
-    return {
-        **count,
-        **summary(confusion, label_names=label_names, images=images),
-        "native": {
-            **count,
-            **summary(native, label_names=label_names, images=native_images),
-        },
-    }
-
-
-def _occurs(mask: np.ndarray, classes: int) -> np.ndarray:
-    labels = mask[mask != IGNORE_LABEL]
-    return (np.bincount(labels, minlength=classes)[:classes] > 0).astype(np.int64)
+            small.add(mask, labels)
+            native.add(truth, resize_mask(labels, *truth.shape))
+    return {**small.summary(), "native": native.summary()}
