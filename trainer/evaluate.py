@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     """Flags, then one call."""
     shared.refuse_positional(argv)
     with shared.quiet_imports():
-        from trainer import pipeline
-    pipeline.evaluate_run(
+        from trainer import scoring
+    scoring.evaluate_run(
         run_dir=_RUN_DIR.value,
         records_dir=_RECORDS_DIR.value,
         stage_dir=flags.FLAGS.stage_dir,

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import dataset, limits, storage
+from trainer import dataset, limits, scoring, storage
 from trainer.data import augment, examples, inputs, records
 from trainer.data.card import Card, has_card, read_card
 from trainer.data.examples import Examples
@@ -243,87 +243,7 @@ def _conclude(
         trained=predict(shown),
         notices=notices,
     )
-    log_scores(scores, split="val")
+    scoring.log_scores(scores, split="val")
     log.info("Done: open %s", storage.join(run_dir, "report.html"))
     for notice in notices:
         log.info("Note: %s", notice)
-
-
-def evaluate_run(
-    *,
-    run_dir: str,
-    records_dir: str | None,
-    stage_dir: str | None,
-    input_limits: dict[str, int],
-    split: str,
-    output: str | None,
-) -> dict[str, Any]:
-    """Scores the best model of a run on a split of records; prints two lines.
-
-    Args:
-      run_dir: of the run.
-      records_dir: None: those it was trained on.
-      stage_dir: local folder to copy records to before they are read, or None.
-      input_limits: keyword arguments of `limits.settle`.
-      split: "train" or "val"; original-size masks are stored for "val" only, so
-        `native` scores of "train" are at the record size.
-      output: JSON file for what `scores.json` holds, or None.
-
-    Returns:
-      The scores.
-
-    Raises:
-      SeamlineError: no such run or records, or records of other classes.
-    """
-    tf_files.check(run_dir)
-    model, spec = state.load_model(run_dir)
-    config = runs.read_config(run_dir)
-    records_dir = records_dir or config["records_dir"]
-    card = read_card(records_dir)
-    if card.label_names != spec.label_names:
-        raise SeamlineError(
-            f"--records_dir={records_dir}: its {len(card.label_names)} classes are not "
-            f"the {spec.classes} of the model in {run_dir}"
-        )
-    records_dir = dataset.stage(records_dir, stage_dir)
-    [found] = examples.open_splits(
-        records_dir,
-        card,
-        [split],
-        image_size=spec.image_size,
-        limits=limits.settle(**input_limits),
-    )
-    scores = evaluation.evaluate(
-        evaluation.compile_predictor(model),
-        found,
-        records.native_masks(records_dir, card, split),
-        label_names=card.label_names,
-    )
-    if output:
-        storage.write_text(output, json.dumps(scores) + "\n")
-    log_scores(scores, split=split)
-    return scores
-
-
-def log_scores(scores: dict[str, Any], *, split: str) -> None:
-    """Two lines: the model and, beside it, background predicted everywhere."""
-    for name, row in (
-        ("model", scores),
-        ("all background", scores["background_baseline"]),
-    ):
-        log.info(
-            "Scores on %d %s examples, %s: accuracy %.3f, foreground %.3f, mean IoU "
-            "%.3f, mean recall %.3f",
-            scores["examples"],
-            split,
-            name,
-            *(
-                row[key]
-                for key in (
-                    "pixel_accuracy",
-                    "foreground_accuracy",
-                    "mean_iou",
-                    "mean_recall",
-                )
-            ),
-        )
