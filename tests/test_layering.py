@@ -22,6 +22,7 @@ GROUND = {
         "limits",
         "endings",
         "annotations",
+        "label_groups",
     )
 }
 COMMANDS = {
