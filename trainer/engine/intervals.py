@@ -41,8 +41,8 @@ def bootstrap(
     """95 % intervals from scores of resamples: N of the N images, with repetition.
 
     Resample r holds the images `rng.integers(N, size=N)`, the r-th such draw of
-    `numpy.random.default_rng(SEED)`. In each, means run over the classes that are
-    present in it, and the IoU of a class counts where it is present.
+    `numpy.random.default_rng(SEED)`. Means run over the classes of the whole set, see
+    `scores_of_counts`; the IoU of a class alone counts in the resamples that have it.
 
     Args:
       counts: int `[N, 3, C]`, `class_counts` of each image.
@@ -62,12 +62,9 @@ def bootstrap(
         parts.append(_weights(random, images, draws) @ table)
     sums = np.concatenate(parts)
     drawn = sums[:, : 3 * classes].reshape(-1, 3, classes)
-    of_class = _mean(sums[:, 3 * classes : 4 * classes], sums[:, 4 * classes :])
     headline = {
-        **scores_of_counts(drawn),
-        "boundary_f1": _mean(
-            np.nansum(of_class, axis=1), np.isfinite(of_class).sum(axis=1)
-        ),
+        **scores_of_counts(drawn, counts.sum(axis=0)),
+        "boundary_f1": _mean_boundary(sums[:, 3 * classes :], boundary_f1),
     }
     iou = np.where(drawn[:, 1] > 0, class_scores_of_counts(drawn)["iou"], np.nan)
     supports = (counts[:, 1] > 0).sum(axis=0)
@@ -90,10 +87,23 @@ def _weights(random: np.random.Generator, images: int, draws: int) -> np.ndarray
     return np.array(rows, np.float64)
 
 
-def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """NaN where nothing was counted."""
-    mean = np.full(total.shape, np.nan)
-    return np.divide(total, count, out=mean, where=count > 0)
+def _mean_boundary(sums: np.ndarray, boundary_f1: np.ndarray) -> np.ndarray:
+    """The boundary F-score of each resample, float64 `[R]`; NaN without a boundary.
+
+    Args:
+      sums: float64 `[R, 2C]`, by class: scores added up, and in how many images.
+      boundary_f1: float `[N, C]` of the whole set, with NaN.
+    """
+    total, count = np.split(sums, 2, axis=1)
+    known = np.isfinite(boundary_f1)
+    there = known.any(axis=0)
+    if not there.any():
+        return np.full(len(sums), np.nan)
+    whole = np.where(known, boundary_f1, 0).sum(axis=0) / np.maximum(
+        known.sum(axis=0), 1
+    )
+    means = np.where(count > 0, total / np.maximum(count, 1), whole)
+    return means[:, there].mean(axis=1)
 
 
 def _interval(values: np.ndarray, images: int) -> Interval:

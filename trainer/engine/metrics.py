@@ -41,7 +41,9 @@ def scores(confusion: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def scores_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
+def scores_of_counts(
+    counts: np.ndarray, whole: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """The scores of counts, each in 0..1, float64 `[...]`; 0 without a labelled pixel.
 
     - pixel_accuracy: correct pixels / labelled pixels
@@ -57,10 +59,16 @@ def scores_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
 
     Args:
       counts: numbers `[..., 3, C]`, see `class_counts`.
+      whole: numbers `[3, C]`, counts of the set that `counts` are resamples of. Means
+        run over its classes, and one that a resample lacks keeps its score of the set;
+        else a resample that lost a rare, badly learned class would seem better.
     """
     hits, truth, _ = np.moveaxis(counts, -2, 0)
-    rows = class_scores_of_counts(counts)
-    present = truth > 0
+    rows, present = class_scores_of_counts(counts), truth > 0
+    if whole is not None:
+        of_whole = class_scores_of_counts(whole)
+        rows = {name: np.where(present, rows[name], of_whole[name]) for name in rows}
+        present = whole[1] > 0
 
     def mean(name: str) -> np.ndarray:
         return _ratio((rows[name] * present).sum(axis=-1), present.sum(axis=-1))
