@@ -17,15 +17,26 @@ _BATCH = 16
 
 
 def compile_predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16.
-
-    The last batch is filled up, so that one compiled shape serves all.
-    """
+    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16."""
 
     @tf.function(reduce_retracing=True)
     def labels_of(images: tf.Tensor) -> tf.Tensor:
         logits = model(tf.cast(images, tf.float32), training=False)
         return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+
+    return in_batches(labels_of)
+
+
+def in_batches(
+    labels_of: Callable[[np.ndarray], tf.Tensor],
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Makes what labels 16 images at a time label any number of them.
+
+    The last batch is filled up, so that one compiled shape serves all.
+
+    Args:
+      labels_of: uint8 images `[16, S, S, 3]` -> uint8 labels `[16, S, S]`.
+    """
 
     def predict(images: np.ndarray) -> np.ndarray:
         parts = []
