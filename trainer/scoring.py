@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from trainer import dataset, limits, storage
-from trainer.data import examples, records
-from trainer.data.card import read_card
-from trainer.engine import evaluation, runs, state
+import keras
+import numpy as np
+
+from trainer import dataset, label_groups, limits, storage
+from trainer.data import examples, grouping, records
+from trainer.data.card import Card, read_card
+from trainer.engine import evaluation, runs, state, views
 from trainer.errors import SeamlineError
+from trainer.label_groups import LabelGroups
+from trainer.labels import IGNORE_LABEL
+from trainer.model.unet import ModelSpec
 from trainer.storage import tf_files
 
 log = logging.getLogger("seamline")
@@ -37,6 +44,9 @@ def evaluate_run(
     input_limits: dict[str, int],
     split: str,
     output: str | None,
+    groups: str | None = None,
+    flip: bool = False,
+    scales: str = "1",
 ) -> dict[str, Any]:
     """Scores the best model of a run on a split of records; prints them.
 
@@ -48,23 +58,24 @@ def evaluate_run(
       split: "train" or "val"; original-size masks are stored for "val" only, so
         `native` scores of "train" are at the record size.
       output: JSON file for what `scores.json` holds, or None.
+      groups: see `label_groups.read`; None: what the model was trained on.
+      flip, scales: see `views`.
 
     Returns:
-      The scores.
+      The scores, `label_groups` and `test_time` beside them.
 
     Raises:
-      SeamlineError: no such run or records, or records of other classes.
+      SeamlineError: no such run, records, groups or scales, or records of other
+        classes.
     """
     tf_files.check(run_dir)
     model, spec = state.load_model(run_dir)
     config = runs.read_config(run_dir)
     records_dir = records_dir or config["records_dir"]
     card = read_card(records_dir)
-    if card.label_names != spec.label_names:
-        raise SeamlineError(
-            f"--records_dir={records_dir}: its {len(card.label_names)} classes are not "
-            f"the {spec.classes} of the model in {run_dir}"
-        )
+    trained = _trained_groups(config, card, spec, run_dir, records_dir)
+    asked = label_groups.read_if_given(groups, card.label_names)
+    sizes = views.view_sizes(scales, spec.image_size)
     records_dir = dataset.stage(records_dir, stage_dir)
     [found] = examples.open_splits(
         records_dir,
@@ -73,16 +84,92 @@ def evaluate_run(
         image_size=spec.image_size,
         limits=limits.settle(**input_limits),
     )
+    scored = asked or trained
+    _log_choices(scored, sizes, flip)
+    truths = records.native_masks(records_dir, card, split)
     scores = evaluation.evaluate(
-        evaluation.compile_predictor(model),
-        found,
-        records.native_masks(records_dir, card, split),
-        label_names=card.label_names,
+        _predictor(model, spec, _answers(asked, trained, groups), sizes, flip),
+        grouping.group_examples(found, scored),
+        grouping.group_masks(truths, scored),
+        label_names=scored.names if scored else card.label_names,
     )
+    scores["label_groups"] = scored.to_dict() if scored else None
+    scores["test_time"] = {"flip": flip, "image_sizes": sizes}
     if output:
         storage.write_text(output, json.dumps(scores) + "\n")
     log_scores(scores, split=split)
     return scores
+
+
+def _trained_groups(
+    config: dict[str, Any], card: Card, spec: ModelSpec, run_dir: str, records_dir: str
+) -> LabelGroups | None:
+    """The groups that a run was trained on, checked to be of these records."""
+    others = SeamlineError(
+        f"--records_dir={records_dir}: its {len(card.label_names)} classes are not "
+        f"those that the model in {run_dir} was trained on"
+    )
+    try:
+        groups = runs.trained_groups(config, card.label_names, run_dir)
+    except SeamlineError as error:
+        raise others from error
+    if (groups.names if groups else card.label_names) != spec.label_names:
+        raise others
+    return groups
+
+
+def _answers(
+    asked: LabelGroups | None, trained: LabelGroups | None, where: str | None
+) -> np.ndarray | None:
+    """What each label of the model counts as: uint8; None: as what it is.
+
+    `IGNORE_LABEL` for one that the model must not answer, as no truth has it: its next
+    best answer counts then. Were it left out, a wrong answer would not count.
+
+    Args:
+      asked: the groups to score.
+      trained: those whose labels the model gives; None: the classes themselves.
+      where: as which `asked` was given.
+    """
+    if asked is None:
+        return None
+    if trained is None:
+        return asked.table[: len(asked.label_names)]
+    return asked.coarsen(trained, where or "")
+
+
+def _predictor(
+    model: keras.Model,
+    spec: ModelSpec,
+    answers: np.ndarray | None,
+    sizes: list[int],
+    flip: bool,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]` as they are scored."""
+    barred = None if answers is None else answers == IGNORE_LABEL
+    if flip or sizes != [spec.image_size] or np.any(barred):
+        predict = views.compile_views(
+            model, spec, flip=flip, sizes=sizes, barred=barred
+        )
+    else:
+        predict = evaluation.compile_predictor(model)
+    if answers is None:
+        return predict
+    return lambda photos: answers[predict(photos)]
+
+
+def _log_choices(groups: LabelGroups | None, sizes: list[int], flip: bool) -> None:
+    """Says what is scored, where it is not the model's own classes in one view."""
+    if groups:
+        log.info("Groups: %s", ", ".join(groups.names))
+    count = len(sizes) * (1 + flip)
+    if count > 1:
+        log.info(
+            "Views: %d of each image, at %s%s",
+            count,
+            ", ".join(f"{size}²" for size in sizes),
+            ", each mirrored too" if flip else "",
+        )
 
 
 def log_scores(scores: dict[str, Any], *, split: str) -> None:

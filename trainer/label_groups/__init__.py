@@ -128,6 +128,11 @@ def read(where: str, label_names: Sequence[str]) -> LabelGroups:
     return _checked(pairs, label_names, where)
 
 
+def read_if_given(where: str | None, label_names: Sequence[str]) -> LabelGroups | None:
+    """`read`, or None for None."""
+    return None if where is None else read(where, label_names)
+
+
 def from_dict(
     content: dict[str, list[str]], label_names: Sequence[str], where: str
 ) -> LabelGroups:
