@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer": ["results/*.html"]},
+    package_data={"trainer": ["results/*.html", "label_groups/*.json"]},
     install_requires=[
         "tensorflow>=2.20,<2.22",
         "keras>=3.12,<4",

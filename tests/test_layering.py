@@ -22,6 +22,7 @@ GROUND = {
         "limits",
         "endings",
         "annotations",
+        "label_groups",
     )
 }
 COMMANDS = {
@@ -35,7 +36,10 @@ ALLOWED = {
     "engine": {"ground", "data", "model", "engine"},
     "results": {"ground", "data", "model", "engine", "results"},
     "dataset": {"ground", "data", "results"},
-    "pipeline": {"ground", "data", "model", "engine", "results", "dataset"},
+    "scoring": {"ground", "data", "model", "engine", "results", "dataset"},
+    "pipeline": {
+        *("ground", "data", "model", "engine", "results", "dataset", "scoring")
+    },
     "inspection": {"ground", "data", "engine", "results", "dataset"},
     "benchmarks": {
         *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
@@ -49,7 +53,7 @@ ALLOWED = {
     "jobs": {"ground", "jobs"},
     "command": {
         *("ground", "data", "model", "engine", "results", "dataset", "pipeline"),
-        *("inspection", "benchmarks", "checks", "flags", "jobs"),
+        *("inspection", "benchmarks", "checks", "flags", "jobs", "scoring"),
     },
 }
 

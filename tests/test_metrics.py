@@ -5,6 +5,8 @@ import pytest
 import sklearn.metrics
 
 from trainer.engine import evaluation, metrics
+from trainer.engine.boundaries import boundary_f1
+from trainer.engine.tally import Tally
 
 CLASSES = 9
 
@@ -55,22 +57,79 @@ def test_scores_are_scikit_learns(seed: int) -> None:
         "mean_recall": sklearn.metrics.recall_score(
             *pair, labels=present, average="macro"
         ),
+        "frequency_weighted_iou": sklearn.metrics.jaccard_score(
+            *pair, labels=present, average="weighted"
+        ),
+        "mean_precision": sklearn.metrics.precision_score(
+            *pair, labels=present, average="macro", zero_division=0
+        ),
         "mean_f1": sklearn.metrics.f1_score(*pair, labels=present, average="macro"),
     }
     assert ours == pytest.approx(theirs)
 
 
+def summary_of(truth: np.ndarray, guess: np.ndarray) -> dict:
+    """Of the images of `truth_and_guess`, one added after the other."""
+    tally = Tally([f"class {label}" for label in range(CLASSES)])
+    for pair in zip(truth, guess, strict=True):
+        tally.add(*pair)
+    return tally.summary()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_summary_is_that_of_all_images_together(seed: int) -> None:
+    truth, guess = truth_and_guess(seed)
+    confusion = metrics.confusion_matrix(truth, guess, CLASSES)
+    summary = summary_of(truth, guess)
+    assert summary["confusion"] == confusion.tolist()
+    assert summary["examples"] == 4
+    assert {name: summary[name] for name in metrics.scores(confusion)} == (
+        metrics.scores(confusion)
+    )
+    valid = truth != 255
+    found = sklearn.metrics.precision_recall_fscore_support(
+        truth[valid], guess[valid], labels=range(CLASSES), zero_division=0
+    )
+    for label, row in enumerate(summary["per_class"]):
+        precision, recall, f1, pixels = (float(x[label]) for x in found)
+        assert row["name"] == f"class {label}"
+        assert row["pixels"] == pixels
+        assert row["images"] == sum(bool((mask == label).any()) for mask in truth)
+        predicted = (guess[valid] == label).any()
+        assert row["precision"] == (pytest.approx(precision) if predicted else None)
+        assert row["recall"] == (pytest.approx(recall) if pixels else None)
+        assert row["f1"] == (pytest.approx(f1) if pixels else None)
+
+
+def test_boundary_scores_are_means_over_images_then_over_classes() -> None:
+    truth, guess = truth_and_guess(1)
+    truth[0, truth[0] == 3] = 255
+    summary = summary_of(truth, guess)
+    images = [boundary_f1(*pair, CLASSES) for pair in zip(truth, guess, strict=True)]
+    expected = []
+    for label, row in enumerate(summary["per_class"]):
+        values = [image[label] for image in images if not np.isnan(image[label])]
+        assert len(values) == (0 if label in (4, 6, 7) else 3 if label == 3 else 4)
+        if values:
+            expected.append(np.mean(values))
+            assert row["boundary_f1"] == pytest.approx(expected[-1])
+        else:
+            assert row["boundary_f1"] is None
+    assert summary["boundary_f1"] == pytest.approx(np.mean(expected))
+
+
 def test_the_summary_has_the_all_background_row_beside() -> None:
     truth, guess = truth_and_guess(0)
-    confusion = metrics.confusion_matrix(truth, guess, CLASSES)
-    names = [f"class {label}" for label in range(CLASSES)]
-    summary = metrics.summary(confusion, label_names=names, images=[4] * CLASSES)
-    nothing = metrics.scores(
-        metrics.confusion_matrix(truth, np.zeros_like(guess), CLASSES)
-    )
-    assert summary["background_baseline"] == nothing
+    summary = summary_of(truth, guess)
+    nothing = np.zeros_like(guess)
+    confusion = metrics.confusion_matrix(truth, nothing, CLASSES)
+    everywhere = summary_of(truth, nothing)
+    row = summary["background_baseline"]
+    assert row == {**metrics.scores(confusion), "boundary_f1": 0}
+    assert row == {name: everywhere[name] for name in row}
     absent, unpredicted = summary["per_class"][4], summary["per_class"][3]
     assert (absent["iou"], absent["recall"], absent["pixels"]) == (None, None, 0)
+    assert (absent["f1"], absent["boundary_f1"], absent["iou_interval"]) == (None,) * 3
     assert absent["precision"] == 0
     assert unpredicted["precision"] is None
     assert unpredicted["iou"] == 0

@@ -35,11 +35,19 @@ def test_history_and_scores_have_the_documented_keys(finished_run: Path) -> None
     scores = json.loads((finished_run / "scores.json").read_text())
     keys = {
         *("examples", "pixel_accuracy", "foreground_accuracy", "mean_iou"),
-        *("mean_iou_all", "mean_recall", "mean_f1", "background_baseline"),
+        *("mean_iou_all", "frequency_weighted_iou", "mean_recall", "mean_precision"),
+        *("mean_f1", "boundary_f1", "interval", "background_baseline"),
         *("per_class", "confusion"),
     }
     assert set(scores) == keys | {"native"}
     assert set(scores["native"]) == keys
+    headline = keys - {"examples", "interval", "per_class", "confusion"}
+    assert set(scores["interval"]) == headline - {"background_baseline"}
+    assert set(scores["background_baseline"]) == set(scores["interval"])
+    assert set(scores["per_class"][0]) == {
+        *("name", "iou", "recall", "precision", "f1", "pixels", "images"),
+        *("boundary_f1", "iou_interval"),
+    }
     assert scores["examples"] == 3
     assert np.sum(scores["confusion"]) == 3 * 32 * 32
     assert np.sum(scores["native"]["confusion"]) == 3 * 300 * 200

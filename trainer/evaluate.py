@@ -1,6 +1,9 @@
 """Evaluate: scores of a finished run on any records and split.
 
-python -m trainer.evaluate --run_dir=runs/first --split=val
+    python -m trainer.evaluate --run_dir=runs/first --split=val
+    python -m trainer.evaluate --run_dir=runs/first --label_groups=ccp9 --flip
+
+docs/scores.md tells what each score means.
 """
 
 from __future__ import annotations
@@ -15,10 +18,20 @@ _RECORDS_DIR = flags.DEFINE_string(
 )
 shared.define_stage_flag()
 shared.define_input_flags()
+shared.define_label_groups_flag("truth and predictions alike")
 flags.adopt_module_key_flags(shared)
 _SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "part of the records")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file for all scores (default: none)"
+)
+_FLIP = flags.DEFINE_bool(
+    "flip", False, "average probabilities with those of the mirrored image"
+)
+_SCALES = flags.DEFINE_string(
+    "scales",
+    "1",
+    "average probabilities over sizes of the image, joined by commas, such as "
+    "0.75,1,1.25: each times the model's size, as a multiple of 32",
 )
 
 
@@ -26,14 +39,17 @@ def main(argv: list[str]) -> None:
     """Flags, then one call."""
     shared.refuse_positional(argv)
     with shared.quiet_imports():
-        from trainer import pipeline
-    pipeline.evaluate_run(
+        from trainer import scoring
+    scoring.evaluate_run(
         run_dir=_RUN_DIR.value,
         records_dir=_RECORDS_DIR.value,
         stage_dir=flags.FLAGS.stage_dir,
         input_limits=shared.input_arguments(),
         split=_SPLIT.value,
         output=_OUTPUT.value,
+        groups=flags.FLAGS.label_groups,
+        flip=_FLIP.value,
+        scales=_SCALES.value,
     )
 
 

@@ -18,6 +18,7 @@ from absl import logging as absl_logging
 
 from trainer import endings
 from trainer.errors import EXIT_USER_ERROR, SeamlineError, Stopped
+from trainer.label_groups import SHIPPED
 from trainer.layout import Layout
 from trainer.limits import Limits
 from trainer.recipes import RECIPES, Recipe
@@ -115,6 +116,17 @@ def define_stage_flag() -> None:
         None,
         "local folder to copy records to before they are read, every byte checked; "
         "shards that are there are used again (default: read them where they are)",
+    )
+
+
+def define_label_groups_flag(purpose: str) -> None:
+    """Which classes are merged, for some purpose."""
+    flags.DEFINE_string(
+        "label_groups",
+        None,
+        f"merge classes by name, {purpose}: {', '.join(SHIPPED)}, or a JSON file "
+        '{"group": ["class", …], …} with each class in one group or under "ignore" '
+        "(default: classes as they are)",
     )
 
 

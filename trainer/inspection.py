@@ -6,12 +6,13 @@ import dataclasses
 import logging
 from typing import Any
 
-from trainer import dataset, limits, recipes, storage
-from trainer.data import augment, examples, inputs
+from trainer import dataset, label_groups, limits, recipes, storage
+from trainer.data import augment, examples, grouping, inputs
 from trainer.data.card import Card, read_card
 from trainer.data.inputs import Stream
 from trainer.engine import runs
 from trainer.errors import SeamlineError
+from trainer.label_groups import LabelGroups
 from trainer.recipes import Recipe
 from trainer.results.preview import batch_sheet
 from trainer.storage import tf_files
@@ -29,6 +30,7 @@ def preview(
     seed: int | None,
     step: int,
     output: str,
+    groups: str | None = None,
 ) -> None:
     """Draws the batch of a step; reads no more records than it holds.
 
@@ -42,6 +44,7 @@ def preview(
       seed: of order and augmentation; None: the run's, or 0.
       step: from 0.
       output: PNG file to write, local or remote.
+      groups: see `label_groups.read`; None: the run's, or none.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
@@ -54,13 +57,12 @@ def preview(
     recipe = recipes.resolve(recipe_name, overrides)
     recipe = dataclasses.replace(recipe, augment=augment.canonical(recipe.augment))
     records_dir, card = _records(run_dir, data)
+    merged = _groups(run_dir, groups, card)
+    local, size = dataset.stage(records_dir, stage_dir), recipe.image_size
+    found = examples.streamed(local, card, "train", image_size=size)
+    card = grouping.group_card(card, merged)
     stream = inputs.build_stream(
-        examples.streamed(
-            dataset.stage(records_dir, stage_dir),
-            card,
-            "train",
-            image_size=recipe.image_size,
-        ),
+        grouping.group_examples(found, merged),
         card,
         policy=recipe.augment,
         repeat_threshold=recipe.repeat_threshold,
@@ -81,6 +83,14 @@ def _recipe_values(identity: dict[str, Any]) -> dict[str, Any]:
 
 def _given(overrides: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in overrides.items() if value is not None}
+
+
+def _groups(run_dir: str | None, groups: str | None, card: Card) -> LabelGroups | None:
+    """The groups asked for, or those that the run was trained on."""
+    if groups is not None or not run_dir:
+        return label_groups.read_if_given(groups, card.label_names)
+    config = runs.read_config(run_dir)
+    return runs.trained_groups(config, card.label_names, run_dir)
 
 
 def _records(run_dir: str | None, data: dict[str, Any] | None) -> tuple[str, Card]:

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import dataset, limits, storage
-from trainer.data import augment, examples, inputs, records
+from trainer import dataset, label_groups, limits, scoring, storage
+from trainer.data import augment, examples, grouping, inputs, records
 from trainer.data.card import Card, has_card, read_card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
@@ -22,6 +22,7 @@ from trainer.engine import announcing, evaluation, loop, options, runs, state, w
 from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.strategy import build_strategy, log_batches
 from trainer.errors import SeamlineError
+from trainer.label_groups import LabelGroups
 from trainer.model import encoders, losses
 from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
@@ -51,6 +52,7 @@ def run(
     xla: bool,
     strategy: str,
     num_virtual_devices: int,
+    groups: str | None = None,
     resume: str,
     minutes: dict[str, Any],
 ) -> None:
@@ -68,6 +70,7 @@ def run(
       precision: see `options.settle_precision`; weights and logits are float32 always.
       xla: whether XLA compiles the training step.
       strategy, num_virtual_devices: see `build_strategy`.
+      groups: see `label_groups.read`; None: the model knows the records' classes.
       resume: "auto", "never" or "must".
       minutes: `save_minutes` and `max_minutes` of `loop.Training`.
 
@@ -84,28 +87,37 @@ def run(
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     options.check(recipe, xla=xla, replicas=devices.num_replicas_in_sync)
     precision = options.settle_precision(precision)
-    prepared = _prepare(devices, data)
-    card = prepared.card
-    assert card is not None, "one host alone always seals"
+    prepared, card, merged = _open_data(devices, data, groups)
     notices = [text for text in (fallback, prepared.notice) if text]
     log_batches(devices, recipe.batch_size)
-    identity = runs.identify(recipe, seed, precision, card)
+    identity = runs.identify(recipe, seed, precision, card, merged)
     workers.refuse_difference(devices, identity)
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
         records_dir = dataset.stage(prepared.records_dir, stage_dir)
-        stream, val = open_input(recipe, records_dir, card, seed, input_limits)
-        spec = build_spec(recipe, card, precision)
-        job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val, xla)
+        stream, val = open_input(recipe, records_dir, card, seed, input_limits, merged)
+        seen = grouping.group_card(card, merged)
+        spec = build_spec(recipe, seen, precision)
+        job = build_job(run_dir, spec, recipe, seen, seed, devices, stream, val, xla)
         training = loop.Training(job, patience=recipe.patience, **calls, **minutes)
         values = (recipe_name, recipe, identity, prepared.records_dir)
-        runs.write_config(run_dir, *values, devices, notices)
+        runs.write_config(run_dir, *values, devices, notices, merged)
         storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
         training.run()
         if workers.is_chief(devices):
-            _conclude(job, spec, recipe, card, records_dir, notices)
+            _conclude(job, spec, recipe, card, records_dir, notices, merged)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
+
+
+def _open_data(
+    devices: tf.distribute.Strategy, data: dict[str, Any], groups: str | None
+) -> tuple[Prepared, Card, LabelGroups | None]:
+    """Records, their card, and groups of their classes if those were asked for."""
+    prepared = _prepare(devices, data)
+    card = prepared.card
+    assert card is not None, "one host alone always seals"
+    return prepared, card, label_groups.read_if_given(groups, card.label_names)
 
 
 def _prepare(devices: tf.distribute.Strategy, data: dict[str, Any]) -> Prepared:
@@ -182,6 +194,7 @@ def open_input(
     card: Card,
     seed: int,
     input_limits: dict[str, int],
+    groups: LabelGroups | None = None,
 ) -> tuple[Stream, Examples]:
     """The training examples as a stream of batches, and those to validate on.
 
@@ -190,6 +203,7 @@ def open_input(
       records_dir, card: the dataset.
       seed: of order and augmentation.
       input_limits: keyword arguments of `limits.settle`.
+      groups: what masks tell; None: the classes of the records.
 
     Raises:
       SeamlineError: no such policy, or a damaged record.
@@ -199,8 +213,8 @@ def open_input(
         records_dir, card, ("val", "train"), image_size=recipe.image_size, limits=use
     )
     stream = inputs.build_stream(
-        train,
-        card,
+        grouping.group_examples(train, groups),
+        grouping.group_card(card, groups),
         policy=recipe.augment,
         repeat_threshold=recipe.repeat_threshold,
         batch_size=recipe.batch_size,
@@ -208,7 +222,7 @@ def open_input(
         # Training and validation have a pipeline each.
         limits=use.left(val.held + train.held, parts=2),
     )
-    return stream, val
+    return stream, grouping.group_examples(val, groups)
 
 
 def _conclude(
@@ -218,6 +232,7 @@ def _conclude(
     card: Card,
     records_dir: str,
     notices: list[str],
+    groups: LabelGroups | None,
 ) -> None:
     """Scores, export, pictures and report of the best model."""
     run_dir, val = job.run_dir, job.val
@@ -228,15 +243,19 @@ def _conclude(
     untrained = evaluation.compile_predictor(model)(shown)
     state.load_best(run_dir, model)
     predict = evaluation.compile_predictor(model)
-    truths = records.native_masks(records_dir, card, "val")
-    scores = evaluation.evaluate(predict, val, truths, label_names=card.label_names)
+    masks = records.native_masks(records_dir, card, "val")
+    truths = grouping.group_masks(masks, groups)
+    scores = evaluation.evaluate(predict, val, truths, label_names=spec.label_names)
     storage.write_text(storage.join(run_dir, "scores.json"), json.dumps(scores) + "\n")
     export_model(model, spec, storage.join(run_dir, "export"))
     publish(
         run_dir,
         model=model,
         spec=spec,
-        card=card.to_dict(),
+        card={
+            **grouping.group_card(card, groups).to_dict(),
+            "fingerprint": card.fingerprint,
+        },
         scores=scores,
         train=job.stream.examples,
         val=val,
@@ -244,87 +263,7 @@ def _conclude(
         trained=predict(shown),
         notices=notices,
     )
-    log_scores(scores, split="val")
+    scoring.log_scores(scores, split="val")
     log.info("Done: open %s", storage.join(run_dir, "report.html"))
     for notice in notices:
         log.info("Note: %s", notice)
-
-
-def evaluate_run(
-    *,
-    run_dir: str,
-    records_dir: str | None,
-    stage_dir: str | None,
-    input_limits: dict[str, int],
-    split: str,
-    output: str | None,
-) -> dict[str, Any]:
-    """Scores the best model of a run on a split of records; prints two lines.
-
-    Args:
-      run_dir: of the run.
-      records_dir: None: those it was trained on.
-      stage_dir: local folder to copy records to before they are read, or None.
-      input_limits: keyword arguments of `limits.settle`.
-      split: "train" or "val"; original-size masks are stored for "val" only, so
-        `native` scores of "train" are at the record size.
-      output: JSON file for what `scores.json` holds, or None.
-
-    Returns:
-      The scores.
-
-    Raises:
-      SeamlineError: no such run or records, or records of other classes.
-    """
-    tf_files.check(run_dir)
-    model, spec = state.load_model(run_dir)
-    config = runs.read_config(run_dir)
-    records_dir = records_dir or config["records_dir"]
-    card = read_card(records_dir)
-    if card.label_names != spec.label_names:
-        raise SeamlineError(
-            f"--records_dir={records_dir}: its {len(card.label_names)} classes are not "
-            f"the {spec.classes} of the model in {run_dir}"
-        )
-    records_dir = dataset.stage(records_dir, stage_dir)
-    [found] = examples.open_splits(
-        records_dir,
-        card,
-        [split],
-        image_size=spec.image_size,
-        limits=limits.settle(**input_limits),
-    )
-    scores = evaluation.evaluate(
-        evaluation.compile_predictor(model),
-        found,
-        records.native_masks(records_dir, card, split),
-        label_names=card.label_names,
-    )
-    if output:
-        storage.write_text(output, json.dumps(scores) + "\n")
-    log_scores(scores, split=split)
-    return scores
-
-
-def log_scores(scores: dict[str, Any], *, split: str) -> None:
-    """Two lines: the model and, beside it, background predicted everywhere."""
-    for name, row in (
-        ("model", scores),
-        ("all background", scores["background_baseline"]),
-    ):
-        log.info(
-            "Scores on %d %s examples, %s: accuracy %.3f, foreground %.3f, mean IoU "
-            "%.3f, mean recall %.3f",
-            scores["examples"],
-            split,
-            name,
-            *(
-                row[key]
-                for key in (
-                    "pixel_accuracy",
-                    "foreground_accuracy",
-                    "mean_iou",
-                    "mean_recall",
-                )
-            ),
-        )

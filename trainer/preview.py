@@ -20,6 +20,7 @@ from trainer.errors import SeamlineError
 shared.define_records_flags()
 shared.define_recipe_flags()
 shared.define_stage_flag()
+shared.define_label_groups_flag("as the training does; with --run_dir, as that run")
 flags.adopt_module_key_flags(shared)
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "a run to look into (default: none)")
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
         step=_STEP.value,
         output=_OUTPUT.value,
+        groups=flags.FLAGS.label_groups,
     )
 
 

@@ -12,6 +12,7 @@ shared.define_records_flags()
 shared.define_recipe_flags()
 shared.define_stage_flag()
 shared.define_input_flags()
+shared.define_label_groups_flag("so that the model knows the groups alone")
 flags.adopt_module_key_flags(shared)
 
 _RUN_DIR = flags.DEFINE_string(
@@ -82,6 +83,7 @@ def values() -> dict[str, Any]:
         "xla": _XLA.value,
         "strategy": _STRATEGY.value,
         "num_virtual_devices": _VIRTUAL.value,
+        "groups": flags.FLAGS.label_groups,
         "resume": _RESUME.value,
     }
 

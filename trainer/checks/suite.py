@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from trainer import pipeline
+from trainer import label_groups, pipeline
 from trainer.checks import data as data_checks
 from trainer.checks import hardware, places
 from trainer.checks.table import Table, Verdict
@@ -16,6 +16,7 @@ from trainer.data.inputs import Share
 from trainer.data.preparation import Outlook
 from trainer.engine import options, runs, state
 from trainer.engine.strategy import find_workers, local_devices
+from trainer.label_groups import LabelGroups
 from trainer.model import encoders, losses
 from trainer.recipes import Recipe
 
@@ -42,6 +43,7 @@ class Asked:
     xla: bool
     strategy: str
     num_virtual_devices: int
+    groups: str | None = None
     resume: str
 
 
@@ -56,6 +58,7 @@ def check(table: Table, asked: Asked) -> None:
     hardware.check_libraries(table, asked.gpus)
     share = _check_devices(table, asked, recipe)
     outlook = _check_data(table, asked)
+    groups = _check_groups(table, asked, outlook)
     if recipe and share:
         limits = asked.input_limits
         data_checks.check_memory(table, recipe, outlook, share, limits)
@@ -66,7 +69,10 @@ def check(table: Table, asked: Asked) -> None:
     places.check_records_dir(table, place, outlook.card)
     if asked.stage_dir:
         places.check_stage_dir(table, asked.stage_dir, outlook.card)
-    _check_run(table, asked, settled, outlook.card)
+    # Without the groups that were asked for, nobody knows which run it would be.
+    unknown = asked.groups is not None and groups is None
+    card = None if unknown else outlook.card
+    _check_run(table, asked, settled, card, groups)
 
 
 def _check_recipe(table: Table, asked: Asked) -> Recipe | None:
@@ -120,6 +126,26 @@ def _check_data(table: Table, asked: Asked) -> Outlook:
     return data_checks.check_data(table, data)
 
 
+def _check_groups(table: Table, asked: Asked, outlook: Outlook) -> LabelGroups | None:
+    """Groups of classes, where they were asked for: they fit those of the dataset."""
+    if asked.groups is None:
+        return None
+    names = None
+    if outlook.card is not None:
+        names = outlook.card.label_names
+    elif outlook.source is not None:
+        names = outlook.source.label_names
+    if names is None:
+        table.add("label_groups", Verdict.UNCHECKED, "needs the classes of a dataset")
+        return None
+    groups = None
+    with table.checking("label_groups"):
+        groups = label_groups.read(asked.groups, names)
+        told = f"{len(names)} classes become {', '.join(groups.names)}"
+        table.add("label_groups", Verdict.OK, told)
+    return groups
+
+
 def _check_encoder(table: Table, recipe: Recipe | None) -> Recipe | None:
     """Weights of the encoder can be had; the recipe as it would be trained."""
     if recipe is None:
@@ -136,13 +162,17 @@ def _check_encoder(table: Table, recipe: Recipe | None) -> Recipe | None:
 
 
 def _check_run(
-    table: Table, asked: Asked, recipe: Recipe | None, card: Card | None
+    table: Table,
+    asked: Asked,
+    recipe: Recipe | None,
+    card: Card | None,
+    groups: LabelGroups | None,
 ) -> None:
     """The run directory can be written, and holds no other run."""
     identity = None
     if recipe is not None and card is not None:
         precision = options.settle_precision(asked.precision)
-        identity = runs.identify(recipe, asked.seed, precision, card)
+        identity = runs.identify(recipe, asked.seed, precision, card, groups)
     run_dir = asked.run_dir or runs.FOLDER
     if not asked.run_dir and identity and card:
         run_dir = runs.default_run_dir(card, asked.recipe_name, identity)

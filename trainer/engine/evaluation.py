@@ -11,22 +11,32 @@ import tensorflow as tf
 
 from trainer.data.examples import Examples
 from trainer.data.images import resize_mask
-from trainer.engine.metrics import confusion_matrix, summary
-from trainer.labels import IGNORE_LABEL
+from trainer.engine.tally import Tally
 
 _BATCH = 16
 
 
 def compile_predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16.
-
-    The last batch is filled up, so that one compiled shape serves all.
-    """
+    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16."""
 
     @tf.function(reduce_retracing=True)
     def labels_of(images: tf.Tensor) -> tf.Tensor:
         logits = model(tf.cast(images, tf.float32), training=False)
         return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+
+    return in_batches(labels_of)
+
+
+def in_batches(
+    labels_of: Callable[[np.ndarray], tf.Tensor],
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Makes what labels 16 images at a time label any number of them.
+
+    The last batch is filled up, so that one compiled shape serves all.
+
+    Args:
+      labels_of: uint8 images `[16, S, S, 3]` -> uint8 labels `[16, S, S]`.
+    """
 
     def predict(images: np.ndarray) -> np.ndarray:
         parts = []
@@ -57,31 +67,13 @@ def evaluate(
       native_truths: N masks at original size, uint8 `[H, W]`.
       label_names: C names.
     """
-    classes = len(label_names)
-    confusion, native = np.zeros((2, classes, classes), np.int64)
-    images, native_images = np.zeros((2, classes), np.int64)
+    small, native = Tally(label_names), Tally(label_names)
     originals = iter(native_truths)
     for start in range(0, len(examples), _BATCH):
         numbers = np.arange(start, min(start + _BATCH, len(examples)))
         photos, masks = examples.fetch(numbers)
         for labels, mask in zip(predict(photos), masks, strict=True):
             truth = next(originals)
-            confusion += confusion_matrix(mask, labels, classes)
-            images += _occurs(mask, classes)
-            enlarged = resize_mask(labels, *truth.shape)
-            native += confusion_matrix(truth, enlarged, classes)
-            native_images += _occurs(truth, classes)
-    count = {"examples": len(examples)}
-    return {
-        **count,
-        **summary(confusion, label_names=label_names, images=images),
-        "native": {
-            **count,
-            **summary(native, label_names=label_names, images=native_images),
-        },
-    }
-
-
-def _occurs(mask: np.ndarray, classes: int) -> np.ndarray:
-    labels = mask[mask != IGNORE_LABEL]
-    return (np.bincount(labels, minlength=classes)[:classes] > 0).astype(np.int64)
+            small.add(mask, labels)
+            native.add(truth, resize_mask(labels, *truth.shape))
+    return {**small.summary(), "native": native.summary()}

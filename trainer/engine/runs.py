@@ -10,16 +10,18 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 import trainer
-from trainer import recipes, storage
+from trainer import label_groups, recipes, storage
 from trainer.data.card import Card
 from trainer.engine import state
 from trainer.errors import SeamlineError
+from trainer.label_groups import LabelGroups
 from trainer.recipes import Recipe
 
 log = logging.getLogger("seamline")
@@ -28,14 +30,42 @@ FOLDER = "runs"
 """Where runs go that are given no place of their own."""
 
 
-def identify(recipe: Recipe, seed: int, precision: str, card: Card) -> dict[str, Any]:
+def identify(
+    recipe: Recipe,
+    seed: int,
+    precision: str,
+    card: Card,
+    groups: LabelGroups | None = None,
+) -> dict[str, Any]:
     """All that shapes the result: a run may go on only where all of it is the same."""
     return {
         **dataclasses.asdict(recipe),
         "seed": seed,
         "precision": precision,
         "records_fingerprint": card.fingerprint,
+        **({"label_groups": groups.digest} if groups else {}),
     }
+
+
+def trained_groups(
+    config: dict[str, Any], label_names: Sequence[str], where: str
+) -> LabelGroups | None:
+    """The groups of classes that a run was trained on; None: the classes themselves.
+
+    Args:
+      config: contents of its `config.json`.
+      label_names: classes of the records.
+      where: the run directory.
+
+    Raises:
+      SeamlineError: groups of other classes.
+    """
+    content = config.get("groups")
+    if content is None:
+        return None
+    return label_groups.from_dict(
+        content, label_names, storage.join(where, "config.json")
+    )
 
 
 def default_run_dir(card: Card, recipe_name: str, identity: dict[str, Any]) -> str:
@@ -110,6 +140,7 @@ def write_config(
     records_dir: str,
     devices: tf.distribute.Strategy,
     notices: list[str],
+    groups: LabelGroups | None = None,
 ) -> None:
     """Writes `config.json`: every value, versions, commit and devices."""
     config = {
@@ -132,6 +163,7 @@ def write_config(
         "keras_version": keras.__version__,
         "commit": _commit(),
         "notices": notices,
+        "groups": groups.to_dict() if groups else None,
     }
     storage.make_folder(run_dir)
     storage.write_text(

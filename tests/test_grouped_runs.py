@@ -1,0 +1,272 @@
+"""Whole runs, scored as groups and trained on groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.preflight import ask, row
+from tests.survival import tiny
+from trainer import inspection, label_groups, pipeline, recipes, scoring
+from trainer.checks.table import Verdict
+from trainer.data import images, records
+from trainer.data.card import read_card
+from trainer.errors import SeamlineError
+from trainer.labels import CCP_LABELS
+from trainer.model import losses, unet
+from trainer.model.encoders import ENCODERS, Encoder
+
+VALUES: dict[str, Any] = {
+    **{"encoder": "tiny", "encoder_weights": "none", "image_size": 32},
+    **{"batch_size": 4, "epochs": 1, "steps_per_epoch": 6, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_networks() -> Iterator[None]:
+    skips = tuple(f"stage_{index}" for index in range(5))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(ENCODERS, "tiny", Encoder(tiny, skips, (1 / 255, 0.0), ""))
+        patched.setattr(unet, "UPSAMPLE_FILTERS", (16, 12, 8, 6))
+        yield
+
+
+def train(records_dir: Path, run_dir: Path, **values: Any) -> None:
+    """What `trainer.task` does."""
+    pipeline.run(
+        recipe_name="default",
+        recipe=recipes.resolve("default", VALUES),
+        data={"dataset": "auto", "records_dir": str(records_dir)},
+        stage_dir=None,
+        input_limits={},
+        run_dir=str(run_dir),
+        seed=0,
+        precision="float32",
+        xla=False,
+        strategy="one_device",
+        num_virtual_devices=0,
+        resume="auto",
+        minutes={},
+        **values,
+    )
+
+
+def evaluate(run_dir: Path, **values: Any) -> dict[str, Any]:
+    """What `trainer.evaluate` does."""
+    given = {"records_dir": None, "stage_dir": None, "input_limits": {}}
+    given |= {"split": "val", "output": None}
+    return scoring.evaluate_run(run_dir=str(run_dir), **{**given, **values})
+
+
+def scores_of(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "scores.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def plain_run(records_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "plain"
+    train(records_dir, run_dir)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def aside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the fourteen groups, but skin and hair are ignored."""
+    groups = label_groups.read("ccp14", CCP_LABELS).to_dict()
+    groups["ignore"] = groups.pop("skin") + groups.pop("hair")
+    path = tmp_path_factory.mktemp("groups") / "aside.json"
+    path.write_text(json.dumps(groups))
+    return path
+
+
+@pytest.fixture(scope="module")
+def frequencies() -> list[list[float]]:
+    """What losses were built of."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def grouped_run(
+    records_dir: Path,
+    aside: Path,
+    frequencies: list[list[float]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Trained on the groups of `aside`."""
+    build, run_dir = losses.build_loss, tmp_path_factory.mktemp("runs") / "grouped"
+
+    def note(text: str, **values: Any) -> losses.Sum:
+        frequencies.append(values["frequencies"])
+        return build(text, **values)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(losses, "build_loss", note)
+        train(records_dir, run_dir, groups=str(aside))
+    return run_dir
+
+
+def merged(confusion: list[list[int]], labels: np.ndarray, count: int) -> np.ndarray:
+    """Rows and columns of one group added up; those of ignored classes left out."""
+    one_hot = (labels[:, np.newaxis] == np.arange(count)).astype(int)
+    return one_hot.T @ np.array(confusion) @ one_hot
+
+
+def test_scores_of_groups_are_those_of_the_merged_confusion(plain_run: Path) -> None:
+    groups = label_groups.read("ccp9", CCP_LABELS)
+    before, after = scores_of(plain_run), evaluate(plain_run, groups="ccp9")
+    for own, all_classes in ((after, before), (after["native"], before["native"])):
+        expected = merged(all_classes["confusion"], groups.table[:59], 9)
+        np.testing.assert_array_equal(own["confusion"], expected)
+        assert own["pixel_accuracy"] == np.trace(expected) / expected.sum()
+        assert [x["name"] for x in own["per_class"]] == groups.names
+    assert after["label_groups"] == groups.to_dict()
+    assert after["pixel_accuracy"] > before["pixel_accuracy"]
+
+
+def test_ignored_classes_are_neither_scored_nor_answered(
+    plain_run: Path, aside: Path, records_dir: Path
+) -> None:
+    groups = label_groups.read(str(aside), CCP_LABELS)
+    scores = evaluate(plain_run, groups=str(aside))
+    card = read_card(str(records_dir))
+    masks = records.native_masks(str(records_dir), card, "val")
+    labels = [groups.table[mask] for mask in masks]
+    # All that is to be scored is scored: none is lost to an answer without a column.
+    rows = np.sum(scores["native"]["confusion"], axis=1)
+    assert rows.tolist() == [sum((x == y).sum() for x in labels) for y in range(12)]
+    before = merged(scores_of(plain_run)["confusion"], groups.table[:59], 12)
+    assert np.sum(scores["confusion"]) > before.sum()
+
+
+def test_views_are_averaged_where_they_are_asked_for(
+    plain_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, output = scores_of(plain_run), tmp_path / "scores.json"
+    with caplog.at_level("INFO", "seamline"):
+        scores = evaluate(plain_run, flip=True, scales="1,2", output=str(output))
+    assert "Views: 4 of each image, at 32², 64², each mirrored too" in caplog.messages
+    assert scores["test_time"] == {"flip": True, "image_sizes": [32, 64]}
+    assert scores["confusion"] != before["confusion"]
+    assert np.sum(scores["confusion"]) == np.sum(before["confusion"])
+    assert json.loads(output.read_text()) == scores
+    plain = evaluate(plain_run)
+    assert plain["test_time"] == {"flip": False, "image_sizes": [32]}
+    assert plain["label_groups"] is None
+    assert plain["confusion"] == before["confusion"]
+
+
+def test_a_model_trained_on_groups_knows_the_groups_alone(
+    grouped_run: Path, aside: Path, frequencies: list[list[float]], records_dir: Path
+) -> None:
+    groups = label_groups.read(str(aside), CCP_LABELS)
+    spec = json.loads((grouped_run / "model.json").read_text())
+    assert spec["label_names"] == groups.names
+    config = json.loads((grouped_run / "config.json").read_text())
+    assert config["groups"] == groups.to_dict()
+    assert config["identity"]["label_groups"] == groups.digest
+    scores, card = scores_of(grouped_run), read_card(str(records_dir))
+    assert [x["name"] for x in scores["per_class"]] == groups.names
+    masks = list(records.native_masks(str(records_dir), card, "val"))
+    pixels = sum(np.bincount(groups.table[x].ravel(), minlength=256) for x in masks)
+    assert (
+        np.sum(scores["native"]["confusion"], axis=1).tolist() == pixels[:12].tolist()
+    )
+    masks = [
+        images.decode_mask(x.mask)
+        for x in records.read(str(records_dir), card, "train")
+    ]
+    counts = sum(np.bincount(groups.table[x].ravel(), minlength=256) for x in masks)[
+        :12
+    ]
+    assert frequencies == [pytest.approx(counts / counts.sum())]
+    report = (grouped_run / "report.html").read_text()
+    assert card.fingerprint in report
+    assert "outerwear" in report
+
+
+def test_its_evaluation_needs_no_word_of_the_groups(
+    grouped_run: Path, aside: Path
+) -> None:
+    scores = evaluate(grouped_run)
+    assert scores["confusion"] == scores_of(grouped_run)["confusion"]
+    assert scores["label_groups"] == json.loads(aside.read_text())
+
+
+def test_a_model_trained_on_groups_is_scored_on_groups_of_them(
+    grouped_run: Path, aside: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "groups.json"
+    seven = label_groups.read("ccp9", CCP_LABELS).to_dict()
+    seven["ignore"] = seven.pop("skin") + seven.pop("hair")
+    path.write_text(json.dumps(seven))
+    coarse = label_groups.read(str(path), CCP_LABELS)
+    labels = coarse.coarsen(label_groups.read(str(aside), CCP_LABELS), "seven")
+    expected = merged(scores_of(grouped_run)["confusion"], labels, 7)
+    scores = evaluate(grouped_run, groups=str(path))
+    np.testing.assert_array_equal(scores["confusion"], expected)
+    path.write_text(json.dumps({name: [name] for name in CCP_LABELS}))
+    with pytest.raises(SeamlineError, match=r"puts '\w+' and '[\w-]+' apart, but the"):
+        evaluate(grouped_run, groups=str(path))
+
+
+def test_a_run_goes_on_with_its_own_groups_alone(
+    grouped_run: Path, plain_run: Path, records_dir: Path, aside: Path
+) -> None:
+    digest = label_groups.read(str(aside), CCP_LABELS).digest
+    nine = label_groups.read("ccp9", CCP_LABELS).digest
+    for run_dir, given, there, now in (
+        (grouped_run, None, digest, None),
+        (grouped_run, "ccp9", digest, nine),
+        (plain_run, "ccp9", None, nine),
+    ):
+        with pytest.raises(SeamlineError) as caught:
+            train(records_dir, run_dir, groups=given)
+        assert f"label_groups: {there} there, {now} now" in str(caught.value)
+
+
+def test_a_preview_shows_the_groups_that_the_model_sees(
+    grouped_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[np.ndarray, list[str]]] = []
+
+    def sheet(photos: np.ndarray, masks: np.ndarray, *others: Any, **_: Any) -> bytes:
+        shown.append((masks, others[-1]))
+        return b""
+
+    monkeypatch.setattr(inspection, "batch_sheet", sheet)
+    for given in (None, "ccp9"):
+        inspection.preview(
+            run_dir=str(grouped_run),
+            recipe_name="default",
+            overrides={"augment": "none"},
+            data=None,
+            stage_dir=None,
+            seed=None,
+            step=2,
+            output=str(tmp_path / "b.png"),
+            groups=given,
+        )
+    (twelve, names), (nine, coarse) = shown
+    assert len(names) == 12
+    assert len(coarse) == 9
+    assert set(np.unique(twelve)) <= {*range(12), 255}
+    assert (nine[twelve == names.index("bag")] == coarse.index("accessories")).all()
+    assert (nine[twelve == 255] >= coarse.index("skin")).all()
+
+
+def test_preflight_checks_groups_and_knows_the_run(
+    records_dir: Path, tmp_path: Path
+) -> None:
+    data = {"records_dir": str(records_dir)}
+    found = row(ask(data=data, groups="ccp9"), "label_groups")
+    assert found.verdict is Verdict.OK
+    assert found.found.startswith("59 classes become background, upper_clothes, ")
+    table = ask(data=data, groups="ccp8", run_dir=str(tmp_path))
+    assert row(table, "label_groups").verdict is Verdict.FAIL
+    assert row(table, "label_groups").found.startswith("--label_groups=ccp8: no such")
+    assert "label_groups" not in [x.check for x in ask(data=data).rows]

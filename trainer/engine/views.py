@@ -1,0 +1,111 @@
+"""Labels from several views of each image: mirrored, and at other sizes.
+
+Test-time augmentation: the probabilities of all views are averaged, and the label is
+the class that has the most (multi-scale and flipped inference as in Chen et al.,
+"DeepLab", 2018).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.engine.evaluation import in_batches
+from trainer.errors import SeamlineError
+from trainer.model.unet import ModelSpec, build_model
+
+_STRIDE = 32
+
+
+def view_sizes(scales: str, image_size: int) -> list[int]:
+    """The sizes of `--scales`: each times `image_size`, as a multiple of 32.
+
+    Args:
+      scales: numbers above 0 joined by commas, such as "0.75,1,1.25".
+      image_size: of the model.
+
+    Raises:
+      SeamlineError: no such numbers, or two of them that come to one size.
+    """
+    sizes: dict[int, str] = {}
+    for text in scales.split(","):
+        try:
+            scale = float(text)
+        except ValueError:
+            scale = math.nan
+        if not 0 < scale < math.inf:
+            raise SeamlineError(
+                f"--scales={scales}: '{text}' is no number above 0; give numbers "
+                "joined by commas, such as 0.75,1,1.25"
+            )
+        size = max(1, round(scale * image_size / _STRIDE)) * _STRIDE
+        if size in sizes:
+            raise SeamlineError(
+                f"--scales={scales}: {sizes[size]} and {text} both come to {size} "
+                f"pixels, the nearest multiple of {_STRIDE}; leave one of them out"
+            )
+        sizes[size] = text
+    return list(sizes)
+
+
+def compile_views(
+    model: keras.Model,
+    spec: ModelSpec,
+    *,
+    flip: bool = False,
+    sizes: Sequence[int] = (),
+    barred: np.ndarray | None = None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16.
+
+    An image is resized to each of `sizes`, and its probabilities back to S, bilinearly;
+    where they shrink, every pixel counts.
+
+    Args:
+      model: of `spec`.
+      spec: what `model` was built from; S is its image size.
+      flip: whether each view is seen from left to right too.
+      sizes: of the views, multiples of 32; (): S alone.
+      barred: bool `[C]`, classes that are never the label: the others have all of the
+        probability; None: none.
+    """
+    size = spec.image_size
+    nets = {
+        x: model if x == size else _resized(model, spec, x) for x in sizes or [size]
+    }
+    never = tf.constant(np.zeros(spec.classes, bool) if barred is None else barred)
+
+    def probabilities(images: tf.Tensor, own: int) -> tf.Tensor:
+        if own != size:
+            images = tf.image.resize(images, (own, own), antialias=True)
+        logits = nets[own](images, training=False)
+        found = tf.nn.softmax(tf.where(never, logits.dtype.min, logits))
+        if own != size:
+            found = tf.image.resize(found, (size, size), antialias=True)
+        return found
+
+    @tf.function(reduce_retracing=True)
+    def labels_of(images: tf.Tensor) -> tf.Tensor:
+        images = tf.cast(images, tf.float32)
+        views = [probabilities(images, own) for own in nets]
+        if flip:
+            mirrored = tf.reverse(images, axis=[2])
+            views += [tf.reverse(probabilities(mirrored, x), axis=[2]) for x in nets]
+        return tf.cast(tf.argmax(tf.add_n(views), axis=-1), tf.uint8)
+
+    return in_batches(labels_of)
+
+
+def _resized(model: keras.Model, spec: ModelSpec, size: int) -> keras.Model:
+    """The same network with the same weights for images of another size.
+
+    No weight depends on the size: all layers are convolutions, norms and resizing.
+    """
+    other = build_model(dataclasses.replace(spec, image_size=size))
+    other.set_weights(model.get_weights())
+    return other
