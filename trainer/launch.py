@@ -127,7 +127,7 @@ def _patched(passed: Sequence[str]) -> list[manifest.Object]:
     module = manifest.main_container(job)["command"][-1]
     known = _parsed(module, manifest.expanded_arguments(job))
     if module == "trainer.task":
-        recipe = recipes.resolve(known["recipe"].value, _recipe_values(known))
+        recipe = recipes.resolve(str(known["recipe"].value), _recipe_values(known))
         refusals.refuse_unfit_batch(job, recipe.batch_size)
     manifest.add_identity(documents, manifest.load("k8s/service-account.yaml"))
     return documents
