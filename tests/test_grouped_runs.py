@@ -32,7 +32,7 @@ def small_networks() -> Iterator[None]:
     skips = tuple(f"stage_{index}" for index in range(5))
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(ENCODERS, "tiny", Encoder(tiny, skips, (1 / 255, 0.0), ""))
-        patched.setattr(unet, "UPSAMPLE_FILTERS", (16, 12, 8, 6))
+        patched.setattr(decoders, "UPSAMPLE_FILTERS", (16, 12, 8, 6))
         yield
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.survival import tiny
 from trainer.engine import evaluation, views
 from trainer.errors import SeamlineError
-from trainer.model import unet
+from trainer.model import decoders
 from trainer.model.encoders import ENCODERS, Encoder
 from trainer.model.unet import ModelSpec, build_model
 
@@ -33,7 +33,7 @@ def model() -> Iterator[keras.Model]:
     skips = tuple(f"stage_{index}" for index in range(5))
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(ENCODERS, "tiny", Encoder(tiny, skips, (1 / 255, 0.0), ""))
-        patched.setattr(unet, "UPSAMPLE_FILTERS", (16, 12, 8, 6))
+        patched.setattr(decoders, "UPSAMPLE_FILTERS", (16, 12, 8, 6))
         keras.utils.set_random_seed(3)
         built = build_model(SPEC)
         logits = built.get_layer("logits")
