@@ -18,7 +18,7 @@ from trainer.data import images, records
 from trainer.data.card import read_card
 from trainer.errors import SeamlineError
 from trainer.labels import CCP_LABELS
-from trainer.model import losses, unet
+from trainer.model import decoders, losses
 from trainer.model.encoders import ENCODERS, Encoder
 
 VALUES: dict[str, Any] = {
