@@ -85,8 +85,8 @@ def aside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def frequencies() -> list[list[float]]:
-    """What losses were built of."""
+def weights() -> list[np.ndarray]:
+    """The class weights that losses were built with."""
     return []
 
 
@@ -94,14 +94,14 @@ def frequencies() -> list[list[float]]:
 def grouped_run(
     records_dir: Path,
     aside: Path,
-    frequencies: list[list[float]],
+    weights: list[np.ndarray],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Trained on the groups of `aside`."""
     build, run_dir = losses.build_loss, tmp_path_factory.mktemp("runs") / "grouped"
 
     def note(text: str, **values: Any) -> losses.Sum:
-        frequencies.append(values["frequencies"])
+        weights.append(values["weights"])
         return build(text, **values)
 
     with pytest.MonkeyPatch.context() as patched:
@@ -161,7 +161,7 @@ def test_views_are_averaged_where_they_are_asked_for(
 
 
 def test_a_model_trained_on_groups_knows_the_groups_alone(
-    grouped_run: Path, aside: Path, frequencies: list[list[float]], records_dir: Path
+    grouped_run: Path, aside: Path, weights: list[np.ndarray], records_dir: Path
 ) -> None:
     groups = label_groups.read(str(aside), CCP_LABELS)
     spec = json.loads((grouped_run / "model.json").read_text())
@@ -183,7 +183,12 @@ def test_a_model_trained_on_groups_knows_the_groups_alone(
     counts = sum(np.bincount(groups.table[x].ravel(), minlength=256) for x in masks)[
         :12
     ]
-    assert frequencies == [pytest.approx(counts / counts.sum())]
+    # Those of the default recipe, from the pixels of the groups.
+    there = counts > 0
+    expected = np.ones(12)
+    expected[there] = (np.median(counts[there]) / counts[there]) ** 0.5
+    [used] = weights
+    np.testing.assert_allclose(used, np.clip(expected, 0.25, 8.0), rtol=1e-6)
     report = (grouped_run / "report.html").read_text()
     assert card.fingerprint in report
     assert "outerwear" in report
