@@ -39,6 +39,12 @@ def test_only_what_was_set_differently_is_listed(runs: list[str]) -> None:
     assert "4 settings are the same" in shown
 
 
+def test_settings_of_another_release_are_named_apart(tmp_path: Path) -> None:
+    old, new = write_run(tmp_path / "a"), write_run(tmp_path / "b", ema=0.99)
+    shown = page([str(old), str(new)]).text
+    assert "Nothing; 5 settings are the same. Recorded by B alone: ema=0.99." in shown
+
+
 def test_scores_stand_side_by_side_with_their_difference(runs: list[str]) -> None:
     shown = page(runs).text
     assert "Mean IoU 0.567 0.607 +0.040" in shown

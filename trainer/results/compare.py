@@ -34,7 +34,7 @@ def compare_runs(run_dirs: list[str], output: str) -> str:
 def render_comparison(first: Run, second: Run) -> str:
     """What changed from the first run to the second, as one HTML page."""
     runs = (first, second)
-    changed, same = differing_settings(first.config, second.config)
+    changed, alone, same = differing_settings(first.config, second.config)
     curves = [(x, run.history) for x, run in zip(SIDES, runs, strict=True)]
     baseline = first.scores.get("background_baseline") or {}
     shown, missing = _pictures(first, second)
@@ -43,6 +43,7 @@ def render_comparison(first: Run, second: Run) -> str:
         runs=list(zip(SIDES, runs, strict=True)),
         notices=_notices(first, second),
         changed=changed,
+        alone=alone,
         same=same,
         headlines=_headlines(first.scores, second.scores),
         charts=lines.training_charts(curves, baseline.get("pixel_accuracy")),
@@ -57,20 +58,25 @@ def render_comparison(first: Run, second: Run) -> str:
 
 def differing_settings(
     first: dict[str, Any], second: dict[str, Any]
-) -> tuple[list[tuple[str, Any, Any]], int]:
-    """(name, value there, value here) of what differs in two configurations.
+) -> tuple[list[tuple[str, Any, Any]], list[tuple[str, list[str]]], int]:
+    """What differs in two configurations.
 
     Returns:
-      (the rows, how many values are the same). A value that one lacks is None.
+      ((name, value there, value here) of each value that differs; (side, names that its
+      configuration alone has, as `a=1`); how many values are the same).
     """
     both = [
         tables.settings({k: v for k, v in config.items() if k not in _OWN})
         for config in (first, second)
     ]
-    names = list(dict.fromkeys([*both[0], *both[1]]))
-    rows = [(name, both[0].get(name), both[1].get(name)) for name in names]
+    shared = [name for name in both[0] if name in both[1]]
+    rows = [(name, both[0][name], both[1][name]) for name in shared]
     changed = [row for row in rows if row[1] != row[2]]
-    return changed, len(rows) - len(changed)
+    alone = [
+        (side, [f"{x}={pages.setting(own[x])}" for x in own if x not in other])
+        for side, own, other in zip(SIDES, both, reversed(both), strict=True)
+    ]
+    return changed, [row for row in alone if row[1]], len(rows) - len(changed)
 
 
 def class_differences(
