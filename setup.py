@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer": ["results/*.html", "label_groups/*.json"]},
+    package_data={"trainer": ["results/pages/*", "label_groups/*.json"]},
     install_requires=[
         "tensorflow>=2.20,<2.22",
         "keras>=3.12,<4",
@@ -51,6 +51,7 @@ setup(
             "mypy>=1.14",
             "types-PyYAML",
             "hypothesis>=6.100",
+            "playwright>=1.50",
         ],
     },
 )

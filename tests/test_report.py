@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from trainer.results.report import duration, number, render_report
+from tests.exhibits import collection
+from trainer.results.pages import duration, number, percent, signed
+from trainer.results.report import render_report
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
 VOID = {"meta", "img", "link", "br", "input"}
@@ -74,7 +76,7 @@ def given() -> dict[str, Any]:
             "rejected": [{"file": "photos/0007.jpg", "problem": "no mask"}],
             "fingerprint": "0badcafe",
         },
-        "figures": {"curves": PNG, "model": PNG, "extra_view": PNG},
+        "figures": dict.fromkeys(("curves", "model", "predictions", "extra_view"), PNG),
         "notices": ["Embedded sample: no dataset could be downloaded."],
     }
 
@@ -108,30 +110,81 @@ def text(**changes: Any) -> str:
     return re.sub(r"\s+", " ", Page(render_report(**given() | changes)).text)
 
 
-def test_report_is_well_formed_and_needs_no_other_file() -> None:
-    source = render_report(**given())
+@pytest.mark.parametrize("kept", [None, collection()], ids=["no pictures", "pictures"])
+def test_report_is_well_formed_and_needs_no_other_file(kept: Any) -> None:
+    source = render_report(**given(), kept=kept)
     page = Page(source)
     assert page.open == []
+    assert "default-src 'none'" in source
     assert source.lstrip().startswith("<!doctype html>")
     assert "http://" not in source
     assert "https://" not in source
     assert "@import" not in source
-    assert "url(" not in source
+    assert set(re.findall(r"url\(.{6}", source)) <= {"url('data:"}
     for _, attributes in page.tags:
-        assert "href" not in attributes
+        assert attributes.get("href", "#").startswith("#")
         assert attributes.get("src", "data:").startswith("data:")
 
 
-def test_report_embeds_every_figure_with_a_text_for_those_who_cannot_see_it() -> None:
-    pictures = [
-        attributes
-        for tag, attributes in Page(render_report(**given())).tags
-        if tag == "img"
-    ]
-    assert len(pictures) == 3
-    for picture in pictures:
+def test_every_link_leads_to_a_section_of_the_page() -> None:
+    tags = Page(render_report(**given(), kept=collection())).tags
+    places = {attributes["id"] for _, attributes in tags if "id" in attributes}
+    links = {attributes["href"] for _, attributes in tags if "href" in attributes}
+    assert len(links) == 7
+    assert {link.removeprefix("#") for link in links} <= places
+
+
+def pictures(**changes: Any) -> list[dict[str, str | None]]:
+    tags = Page(render_report(**given() | changes)).tags
+    return [attributes for tag, attributes in tags if tag == "img"]
+
+
+def test_report_embeds_figures_with_a_text_for_those_who_cannot_see_them() -> None:
+    shown = pictures()
+    assert len(shown) == 3
+    for picture in shown:
         assert base64.b64decode(picture["src"].split(",")[1]) == PNG
         assert len(picture["alt"]) > 5
+
+
+def test_kept_examples_take_the_place_of_the_sheets() -> None:
+    source = render_report(**given(), kept=collection())
+    texts = [picture["alt"] for picture in pictures(kept=collection())]
+    assert "Photo, truth and predictions of validation examples" not in texts
+    assert "Truth: skin, cape" in texts
+    assert source.count('class="example"') == 9 + 2
+    for name in ("Best", "Median", "Worst"):
+        assert f"<h3>{name}</h3>" in source
+
+
+def test_a_frequent_mistake_is_shown_where_there_are_the_most_such_pixels() -> None:
+    texts = [picture["alt"] for picture in pictures(kept=collection())]
+    assert "Example 00: where skin is taken for null" in texts
+
+
+def test_curves_are_drawn_by_the_page_and_end_at_the_last_value() -> None:
+    shown = text()
+    assert "Mean IoU validation 0.200" in shown
+    assert 'd="M46.0' in render_report(**given())
+
+
+def test_new_scores_and_intervals_are_shown_where_a_run_has_them() -> None:
+    found = scores() | {"boundary_f1": 0.1234, "frequency_weighted_iou": 0.5678}
+    found["interval"] = {"mean_iou": [0.2012, 0.2987], "boundary_f1": None}
+    for row in found["per_class"]:
+        row |= {"f1": 0.7391, "iou_interval": [0.3, 0.5678]}
+    source, shown = render_report(**given() | {"scores": found}), text(scores=found)
+    assert "Boundary F1 0.123" in shown
+    assert "Frequency-weighted IoU 0.568" in shown
+    assert "95 % interval 0.201 to 0.299" in shown
+    assert "95 % interval 0.300 to 0.568" in source
+    assert "skin 0.432 0.739 0.500" in shown
+    assert "interval" not in text()
+    assert "Boundary" not in text()
+
+
+def test_confusion_of_the_largest_classes_is_in_shares_of_the_truth() -> None:
+    assert "skin 65 35 null 1 99" in text()
 
 
 def test_report_shows_the_scores_beside_the_all_background_row() -> None:
@@ -163,16 +216,18 @@ def test_report_shows_notices_command_time_data_and_settings() -> None:
 
 def test_classes_come_sorted_by_pixels_and_absent_ones_are_named_apart() -> None:
     shown = text()
-    assert "skin 0.432 0.500 – 12,345 6 677 null 0.950" in shown
+    assert "skin 0.432 0.500 – 93 % 12,345 6 677 null 0.950" in shown
     assert "In no validation example: cape." in shown
 
 
 def test_most_frequent_mistakes_are_read_off_the_confusion_matrix() -> None:
-    assert "skin null 4,321 35.0 % null skin 10 1.1 %" in text()
+    shown = text()
+    assert "skin taken for null 4,321 pixels, 35 % of skin" in shown
+    assert "null taken for skin 10 pixels, 1.1 % of null" in shown
 
 
 def test_markup_in_names_notices_and_settings_is_escaped() -> None:
-    evil = "<script>alert('x')</script><b>"
+    evil = "<script>alert('x')</script><u>"
     arguments = given()
     arguments["scores"]["per_class"][1]["name"] = evil
     arguments["card"]["source"]["name"] = evil
@@ -183,7 +238,7 @@ def test_markup_in_names_notices_and_settings_is_escaped() -> None:
     page = Page(source)
     assert "<script>alert" not in source
     assert [tag for tag, _ in page.tags].count("script") == 1
-    assert "b" not in [tag for tag, _ in page.tags]
+    assert "u" not in [tag for tag, _ in page.tags]
     assert page.text.count(evil) >= 5
 
 
@@ -212,3 +267,19 @@ def test_numbers_are_printed_to_three_digits(value: Any, shown: str) -> None:
 )
 def test_durations_are_printed_in_words(seconds: float | None, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.354, "35 %"), (0.0254, "2.5 %"), (0.00001, "<0.1 %"), (0.0, "0.0 %")],
+)
+def test_shares_are_printed_in_percent(share: float, shown: str) -> None:
+    assert percent(share) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0123, "+0.012"), (-0.34, "−0.340"), (-0.0001, "0.000"), (None, "–")],
+)
+def test_differences_carry_their_sign(value: float | None, shown: str) -> None:
+    assert signed(value) == shown

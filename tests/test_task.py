@@ -16,6 +16,8 @@ import pytest
 import scipy.io
 
 from tests.conftest import ROOT, SMALL, run_command
+from trainer.results import report
+from trainer.results.finished import read_run
 
 
 def test_a_run_leaves_the_complete_run_directory(finished_run: Path) -> None:
@@ -357,3 +359,30 @@ def test_options_that_cannot_work_are_refused_before_data_is_touched(
     )
     assert "--xla=true" in line
     assert "--strategy=one_device" in line
+
+
+def test_a_report_drawn_again_is_the_report_of_the_run(finished_run: Path) -> None:
+    """The page that a training wrote, from its files alone."""
+    run = read_run(str(finished_run))
+    assert report.render_run(run) == (finished_run / "report.html").read_text()
+    assert run.kept is not None
+    assert len(run.kept.val) == 3
+
+
+def test_old_runs_get_their_pictures_by_predicting_anew(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "old"
+    run_dir.mkdir()
+    for name in ("config.json", "model.json", "scores.json", "history.jsonl"):
+        (run_dir / name).write_text((finished_run / name).read_text())
+    (run_dir / "checkpoints").symlink_to(finished_run / "checkpoints")
+    config = json.loads((run_dir / "config.json").read_text())
+    config["records_dir"] = str(finished_run.parent.parent / config["records_dir"])
+    (run_dir / "config.json").write_text(json.dumps(config))
+    done = run_command(
+        *("trainer.report", f"--run_dir={run_dir}", "--predict"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    again, before = (read_run(str(x)).kept for x in (run_dir, finished_run))
+    assert again == before

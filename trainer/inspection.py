@@ -1,4 +1,4 @@
-"""Looking at the input: the batch that a step of a training sees, as a picture."""
+"""Looking into a run: the batch that a step sees, and what its model predicts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from trainer import dataset, label_groups, limits, recipes, storage
 from trainer.data import augment, examples, grouping, inputs
 from trainer.data.card import Card, read_card
 from trainer.data.inputs import Stream
-from trainer.engine import runs
+from trainer.data.reader import Reader
+from trainer.engine import evaluation, runs, state
 from trainer.errors import SeamlineError
 from trainer.label_groups import LabelGroups
 from trainer.recipes import Recipe
+from trainer.results import kept
 from trainer.results.preview import batch_sheet
 from trainer.storage import tf_files
 
@@ -75,6 +77,36 @@ def preview(
     picture = _draw(stream, step, card, title=title, note=note)
     storage.write_bytes(output, picture)
     log.info("%s: %s", title, output)
+
+
+def keep_examples(run_dir: str) -> None:
+    """Predicts validation examples by a run's best model, for its report to show.
+
+    Raises:
+      SeamlineError: not a run directory, or its records are gone or others.
+    """
+    tf_files.check(run_dir)
+    model, spec = state.load_model(run_dir)
+    records_dir, card = _records_of_run(run_dir)
+    groups, size = _groups(run_dir, None, card), spec.image_size
+    val, train = (
+        (
+            grouping.group_examples(
+                examples.streamed(records_dir, card, split, image_size=size), groups
+            ),
+            Reader(records_dir, card, split).stream,
+        )
+        for split in ("val", "train")
+    )
+    collection = kept.collect(
+        evaluation.compile_predictor(model),
+        val,
+        train,
+        label_names=spec.label_names,
+        card=grouping.group_contents(card, groups),
+    )
+    kept.write(run_dir, collection)
+    log.info("Predicted: %d examples -> %s", len(collection.val), run_dir)
 
 
 def _recipe_values(identity: dict[str, Any]) -> dict[str, Any]:

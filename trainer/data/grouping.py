@@ -68,6 +68,11 @@ def group_card(card: Card, groups: LabelGroups | None) -> Card:
     )
 
 
+def group_contents(card: Card, groups: LabelGroups | None) -> dict[str, Any]:
+    """Contents of `group_card`, under the fingerprint of the records' own card."""
+    return {**group_card(card, groups).to_dict(), "fingerprint": card.fingerprint}
+
+
 def _group_sets(sets: np.ndarray, groups: LabelGroups) -> np.ndarray:
     """bool `[N, C]`, which classes occur -> bool `[N, G]`, which groups do."""
     table = groups.table[: sets.shape[1]]

@@ -27,6 +27,7 @@ from trainer.results.drawing import (
     png,
     text_width,
 )
+from trainer.results.regions import write_names
 
 __all__ = [
     "class_bars",
@@ -74,6 +75,25 @@ def _draw_legend(axes: Axes, entries: list[tuple[int, str]], width: float) -> No
         axes.text(x + 0.22, y + 0.115, name, size=8.5, color=INK, va="center")
 
 
+def paint(mask: np.ndarray, colours: np.ndarray, opacity: float = 0.55) -> np.ndarray:
+    """Labels in their colours, see-through: uint8 `[H, W, 4]` RGBA, label 0 is clear.
+
+    Args:
+      mask: uint8 `[H, W]` labels.
+      colours: uint8 `[256, 3]` RGB, as from `palette`.
+      opacity: 0..1 of the colours; one pixel wide outlines of the labels are opaque.
+    """
+    padded = np.pad(mask, 1, mode="edge")
+    edge = np.zeros(mask.shape, bool)
+    for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2]):
+        edge |= neighbour != mask
+    edge |= padded[1:-1, 2:] != mask
+    shade = colours[mask] * np.where(edge, 0.6, 1.0)[..., None]
+    alpha = np.where(edge, 1.0, opacity) * (mask > 0)
+    painted = np.concatenate([shade, 255 * alpha[..., None]], axis=-1)
+    return np.rint(painted).astype(np.uint8)
+
+
 def overlay(
     image: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: float = 0.55
 ) -> np.ndarray:
@@ -81,19 +101,12 @@ def overlay(
 
     Args:
       image: uint8 `[H, W, 3]` RGB.
-      mask: uint8 `[H, W]` labels.
-      colours: uint8 `[256, 3]` RGB, as from `palette`.
-      opacity: 0 shows the photo alone, 1 the colours alone; one pixel wide outlines of
-        the labels are opaque.
+      mask, colours, opacity: see `paint`.
     """
-    padded = np.pad(mask, 1, mode="edge")
-    edge = np.zeros(mask.shape, bool)
-    for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2]):
-        edge |= neighbour != mask
-    edge |= padded[1:-1, 2:] != mask
-    weight = np.where(edge, 1.0, opacity)[..., None] * (mask > 0)[..., None]
-    shade = colours[mask] * np.where(edge, 0.6, 1.0)[..., None]
-    return np.rint(image * (1 - weight) + shade * weight).astype(np.uint8)
+    painted = paint(mask, colours, opacity)
+    weight = painted[..., 3:] / 255
+    shown = image * (1 - weight) + painted[..., :3] * weight
+    return np.rint(shown).astype(np.uint8)
 
 
 def _tile_size(images: np.ndarray) -> tuple[int, int]:
@@ -158,7 +171,8 @@ def sample_sheet(
     rows = []
     for image, mask in zip(images, masks, strict=True):
         photo, labels = _enlarge(image, size, True), _enlarge(mask, size, False)
-        rows.append([photo, colours[labels], overlay(photo, labels, colours)])
+        shown = write_names(overlay(photo, labels, colours), labels, label_names)
+        rows.append([photo, colours[labels], shown])
     legend = _legend_entries(legend_labels(masks), label_names)
     return _sheet(rows, ["photo", "mask", "overlay"], legend, title=title)
 

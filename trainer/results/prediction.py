@@ -18,6 +18,7 @@ from trainer.engine import evaluation, state
 from trainer.errors import EXIT_USER_ERROR, SeamlineError
 from trainer.labels import palette
 from trainer.results.figures import overlay
+from trainer.results.regions import write_names
 
 log = logging.getLogger("seamline")
 
@@ -116,9 +117,10 @@ def _write(
             if counts[label]
         },
     }
+    shown = write_names(overlay(photo, labels, colours), labels, names)
     pictures = {
         "labels.png": labels,
-        "overlay.png": cv2.cvtColor(overlay(photo, labels, colours), cv2.COLOR_RGB2BGR),
+        "overlay.png": cv2.cvtColor(shown, cv2.COLOR_RGB2BGR),
     }
     for ending, picture in pictures.items():
         encoded = cv2.imencode(".png", picture)[1].tobytes()

@@ -35,6 +35,7 @@ from trainer.results.drawing import (
 from trainer.results.examples import Example, Part
 from trainer.results.figures import legend_labels, overlay
 from trainer.results.marking import emphasise, hatch, resized_mask
+from trainer.results.regions import write_names
 
 NAMES = ("overlays.png", "classes.png")
 _MOST_RANDOM, _MOST_RARE = 8, 8
@@ -92,6 +93,7 @@ def _tile(
     last = (f"{example.record.image_id} · {example.split}", MUTED)
     if example.label is None:
         labelled = hatch(overlay(photo, mask, colours), mask)
+        labelled = write_names(labelled, mask, card.label_names)
         return _Tile(photo, labelled, mask, [last])
     colour = colours[example.label]
     photo, labelled = emphasise(photo, mask, example.label, colour)
