@@ -157,7 +157,8 @@ def _score(truth: np.ndarray, labels: np.ndarray, classes: int) -> float | None:
     either = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
     if not either.any():
         return None
-    return float(metrics.per_class_scores(confusion)["iou"][either].mean())
+    counts = metrics.class_counts(confusion)
+    return float(metrics.class_scores_of_counts(counts)["iou"][either].mean())
 
 
 def _batches(
