@@ -18,6 +18,7 @@ from tests.cluster import (
     train_on_workers,
 )
 from tests.test_engine import make_job, one_device, two_replicas
+from tests.test_survival import FULL
 from trainer.engine import loop, pace, state, steps
 from trainer.errors import Stopped
 
@@ -120,7 +121,7 @@ def test_when_a_worker_is_killed_the_other_ends_and_both_go_on_together(
         assert_same_bits(outcome(run_dir, worker), outcome(unbroken, 0))
 
 
-@pytest.mark.parametrize("freezing", [0, 1])
+@pytest.mark.parametrize("freezing", [0, 1] if FULL else [0])
 def test_when_a_worker_freezes_the_other_ends_by_itself(
     freezing: int, tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ KILLS = [
     ("exporting", 1),
     ("reporting", 1),
 ]
-SOME_KILLS = [KILLS[k] for k in (1, 4, 6, 9, 12, 13)]
+SOME_KILLS = [KILLS[k] for k in (1, 4, 9, 12)]
 
 STOPS = [
     ("loading", 1),
@@ -60,7 +60,7 @@ STOPS = [
     ("scoring", 1),
     ("exporting", 1),
 ]
-SOME_STOPS = [STOPS[k] for k in (1, 2, 3, 5, 7)]
+SOME_STOPS = [STOPS[k] for k in (2, 5, 7)]
 
 
 def flags(records: str, run_dir: str) -> list[str]:
