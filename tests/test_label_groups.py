@@ -158,3 +158,19 @@ def test_the_groups_are_installed_with_the_package() -> None:
     assert len(label_groups.SHIPPED) == 2
     for name in label_groups.SHIPPED:
         assert ROOT / "trainer" / "label_groups" / f"{name}.json" in packed
+
+
+DOCS = (ROOT / "docs" / "scores.md").read_text()
+
+
+def test_the_documentation_lists_the_groups_of_the_package() -> None:
+    for name in label_groups.SHIPPED:
+        names = ", ".join(label_groups.read(name, CCP_LABELS).names)
+        assert f"| `{name}` | {names} |" in DOCS
+
+
+def test_the_documented_file_of_groups_can_be_read(tmp_path: Path) -> None:
+    [example] = [x for x in DOCS.splitlines() if x.startswith('    {"')]
+    names = ["null", "shoes", "boots", "socks", "skin"]
+    groups = read(tmp_path, example, names)
+    assert (groups.names, groups.ignored) == (["background", "feet"], ["skin"])

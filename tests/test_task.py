@@ -50,6 +50,9 @@ def test_history_and_scores_have_the_documented_keys(finished_run: Path) -> None
         *("name", "iou", "recall", "precision", "f1", "pixels", "images"),
         *("boundary_f1", "iou_interval"),
     }
+    documented = (ROOT / "docs" / "scores.md").read_text()
+    for name in {*keys - {"examples"}, *scores["per_class"][0]} - {"name"}:
+        assert f"`{name}`" in documented, name
     assert scores["examples"] == 3
     assert np.sum(scores["confusion"]) == 3 * 32 * 32
     assert np.sum(scores["native"]["confusion"]) == 3 * 300 * 200

@@ -117,7 +117,10 @@ def _open_data(
     prepared = _prepare(devices, data)
     card = prepared.card
     assert card is not None, "one host alone always seals"
-    return prepared, card, label_groups.read_if_given(groups, card.label_names)
+    merged = label_groups.read_if_given(groups, card.label_names)
+    if merged:
+        log.info("Groups: %s", ", ".join(merged.names))
+    return prepared, card, merged
 
 
 def _prepare(devices: tf.distribute.Strategy, data: dict[str, Any]) -> Prepared:

@@ -75,6 +75,7 @@ def evaluate_run(
     card = read_card(records_dir)
     trained = _trained_groups(config, card, spec, run_dir, records_dir)
     asked = label_groups.read_if_given(groups, card.label_names)
+    answers = _answers(asked, trained, groups)
     sizes = views.view_sizes(scales, spec.image_size)
     records_dir = dataset.stage(records_dir, stage_dir)
     [found] = examples.open_splits(
@@ -88,7 +89,7 @@ def evaluate_run(
     _log_choices(scored, sizes, flip)
     truths = records.native_masks(records_dir, card, split)
     scores = evaluation.evaluate(
-        _predictor(model, spec, _answers(asked, trained, groups), sizes, flip),
+        _predictor(model, spec, answers, sizes, flip),
         grouping.group_examples(found, scored),
         grouping.group_masks(truths, scored),
         label_names=scored.names if scored else card.label_names,
