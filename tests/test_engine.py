@@ -27,7 +27,7 @@ from trainer.model import losses
 from trainer.model.unet import ModelSpec, batch_norms
 
 NAMES = ["null", "disc", "square", "never"]
-WEIGHTS = [0.35, 1, 1, 1]
+WEIGHTS = [0.125**0.5, 1, 1, 1]
 SPEC = ModelSpec(
     encoder="mobilenetv2",
     encoder_training="full",

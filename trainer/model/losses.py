@@ -1,6 +1,6 @@
 """Losses that are the same for any number of replicas.
 
-A loss is computed in two halves. `sums` adds up, over the pixels of one replica, what
+A loss is computed in two halves. `sums` adds up, over the examples of one replica, what
 the loss needs; the loop adds these over all replicas; `value` turns the totals into the
 loss. So means run over the *global* batch: a mean of the replicas' means would weigh
 pixels by how many ignored ones share their replica.
