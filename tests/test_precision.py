@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.options import (
     trainable,
     two_replicas,
 )
+from tests.test_survival import FULL
 from trainer import recipes
 from trainer.engine import loop, options, steps
 from trainer.engine.job import Job
@@ -48,9 +50,11 @@ def job_in(
 
 @pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
 @pytest.mark.parametrize(
-    # Each two of the three meet in every combination.
+    # By default each two of the three meet in every combination.
     ("precision", "clip_norm", "accumulate"),
-    [
+    itertools.product(("bfloat16", "float16"), (0.0, 1e-2), (1, 2))
+    if FULL
+    else [
         *(("bfloat16", 0.0, 1), ("bfloat16", 1e-2, 2)),
         *(("float16", 0.0, 2), ("float16", 1e-2, 1)),
     ],
@@ -185,8 +189,7 @@ def test_xla_compiles_the_step_and_changes_no_more_than_rounding(
         assert compiled_by_xla(job) is xla
         found.append((take_steps(job, 3), trainable(job)))
     tolerance = 1e-5 if precision == "float32" else 1e-3
-    # XLA adds up a batch's pixels in another order: 2e-5 of the loss was seen.
-    assert found[0][0] == pytest.approx(found[1][0], rel=4 * tolerance)
+    assert found[0][0] == pytest.approx(found[1][0], rel=tolerance)
     assert furthest(found[0][1], found[1][1]) < tolerance
 
 

@@ -22,7 +22,7 @@ EXAMPLES_SHOWN = 6
 
 def shown_examples(count: int) -> np.ndarray:
     """Which of `count` examples pictures show: evenly spread, int `[<= 6]`."""
-    return np.unique(np.linspace(0, count - 1, EXAMPLES_SHOWN).astype(int))
+    return kept.spread(count, EXAMPLES_SHOWN)
 
 
 def publish(
