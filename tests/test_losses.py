@@ -38,7 +38,7 @@ def build(text: str, **knobs: float) -> losses.Sum:
     return losses.build_loss(text, weights=WEIGHTS, **knobs)
 
 
-def value(loss: losses.Term | losses.Sum, *pair: np.ndarray) -> float:
+def value(loss: losses.Sum, *pair: np.ndarray) -> float:
     return float(loss.value(loss.sums(*(tf.constant(x) for x in pair))))
 
 
@@ -139,7 +139,7 @@ def test_label_smoothing_and_focusing_equal_numpy_and_keras(
 ) -> None:
     logits, masks = batch()
     knobs = {"smoothing": smoothing, "gamma": gamma}
-    weighted = losses.CrossEntropy(WEIGHTS, **knobs)
+    weighted = losses.Sum([(losses.CrossEntropy(WEIGHTS, **knobs), 1.0)])
     expected = numpy_cross_entropy(logits, masks, WEIGHTS, **knobs)
     assert value(weighted, logits, masks) == pytest.approx(expected, rel=1e-5)
     valid = masks != 255
@@ -268,7 +268,7 @@ def test_lovasz_equals_its_other_definitions_on_a_few_pixels(seed: int) -> None:
         (np.abs((truth == label) - chance[:, label]), truth == label)
         for label in np.unique(truth)
     ]
-    ours = value(losses.Lovasz(2), logits, masks)
+    ours = value(losses.build_loss("lovasz", weights=[1, 1]), logits, masks)
     for definition in (lovasz_by_thresholds, lovasz_by_orders):
         expected = np.mean([definition(*pair) for pair in pairs])
         assert ours == pytest.approx(expected, rel=1e-5)

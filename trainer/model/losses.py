@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import SeamlineError
-from trainer.labels import IGNORE_LABEL
 from trainer.model.lovasz import Lovasz
+from trainer.model.pixels import Pixels
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -32,8 +32,8 @@ class Term(Protocol):
     def needs_logits(self) -> bool:
         """See above."""
 
-    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
-        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> float32 sums."""
+    def sums(self, pixels: Pixels) -> list[tf.Tensor]:
+        """Float32 sums over the examples of a batch."""
 
     def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
         """The totals of `sums` -> the loss, 0 when all pixels are ignored."""
@@ -67,15 +67,12 @@ class CrossEntropy:
         self._weights = tf.constant(weights, tf.float32)
         self._smoothing, self._gamma = smoothing, gamma
 
-    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
-        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> two scalars."""
-        valid = tf.not_equal(masks, IGNORE_LABEL)
-        labels = tf.where(valid, tf.cast(masks, tf.int32), 0)
-        weights = tf.gather(self._weights, labels) * tf.cast(valid, tf.float32)
-        own = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        losses = self._focused(own)
+    def sums(self, pixels: Pixels) -> list[tf.Tensor]:
+        """Two scalars: losses and weights, added up."""
+        weights = tf.gather(self._weights, pixels.labels) * pixels.valid
+        losses = self._focused(-pixels.own)
         if self._smoothing:
-            every = self._focused(-tf.nn.log_softmax(logits))
+            every = self._focused(-tf.nn.log_softmax(pixels.flat))
             mean = tf.reduce_mean(every, axis=-1)
             losses = (1 - self._smoothing) * losses + self._smoothing * mean
         return [tf.reduce_sum(weights * losses), tf.reduce_sum(weights)]
@@ -105,18 +102,13 @@ class Dice:
     def __init__(self, classes: int) -> None:
         self._classes = classes
 
-    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
-        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> three of `[C]`."""
-        logits = tf.reshape(logits, [-1, self._classes])
-        masks = tf.reshape(masks, [-1])
-        valid = tf.not_equal(masks, IGNORE_LABEL)
-        labels = tf.where(valid, tf.cast(masks, tf.int32), 0)
-        weight = tf.cast(valid, tf.float32)
-        softmax = tf.nn.softmax(logits) * weight[:, tf.newaxis]
-        own = tf.gather(softmax, labels, batch_dims=1)
+    def sums(self, pixels: Pixels) -> list[tf.Tensor]:
+        """Three of `[C]`: p of the truth, p, and the truth, added up."""
+        labels = pixels.labels
+        own = tf.exp(pixels.own) * pixels.valid
         both = tf.math.unsorted_segment_sum(own, labels, self._classes)
-        truth = tf.math.unsorted_segment_sum(weight, labels, self._classes)
-        return [both, tf.reduce_sum(softmax, axis=0), truth]
+        truth = tf.math.unsorted_segment_sum(pixels.valid, labels, self._classes)
+        return [both, pixels.predicted, truth]
 
     def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
         """The totals of `sums` -> the loss in 0..1."""
@@ -145,8 +137,8 @@ class Sum:
 
     def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[list[tf.Tensor]]:
         """Float logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
-        logits = tf.cast(logits, tf.float32)
-        return [term.sums(logits, masks) for term in self._terms]
+        pixels = Pixels(tf.cast(logits, tf.float32), masks)
+        return [term.sums(pixels) for term in self._terms]
 
     def value(self, sums: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
         """The totals of `sums` -> the loss."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from trainer.labels import IGNORE_LABEL
+from trainer.model.pixels import Pixels
 
 
 class Lovasz:
@@ -35,18 +36,16 @@ class Lovasz:
     def __init__(self, classes: int) -> None:
         self._classes = classes
 
-    def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
-        """Float32 logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> two scalars.
-
-        The sum of the images' losses, and the number of images that have one.
-        """
+    def sums(self, pixels: Pixels) -> list[tf.Tensor]:
+        """Two scalars: the images' losses added up, and how many images have one."""
+        logits, masks = pixels.logits, pixels.masks
         size = tf.shape(masks)
-        images, pixels = size[0], size[1] * size[2]
+        images, area = size[0], size[1] * size[2]
         # Not int32, with which TensorFlow reckons on the host.
-        labels = tf.reshape(tf.cast(masks, tf.int64), [images, pixels])
+        labels = tf.reshape(tf.cast(masks, tf.int64), [images, area])
         valid = tf.not_equal(labels, IGNORE_LABEL)
         image, label = self._present(labels, valid, images)
-        chance = tf.nn.softmax(tf.reshape(logits, [images, pixels, self._classes]))
+        chance = tf.nn.softmax(tf.reshape(logits, [images, area, self._classes]))
         chance = tf.gather_nd(
             tf.transpose(chance, [0, 2, 1]), tf.stack([image, label], axis=1)
         )
