@@ -1,6 +1,7 @@
 """Every encoder against the plain network of Keras with its official preprocessing.
 
-By default one network of each family, and the smallest is trained and exported. All of it, in about XX minutes:
+By default one network of each family, of which the smallest is trained and exported.
+All of it, in about XX minutes:
 
     ENCODERS=full pytest -n 0 tests/test_encoders.py
 """
