@@ -119,7 +119,7 @@ def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
             "give a Keras weights file of this network without its top"
         ) from error
     layers = _layers(base)
-    skips = {2**k: name for k, name in enumerate(encoder.skips, 1) if name}
+    skips = {2**k: skip for k, skip in enumerate(encoder.skips, 1) if skip}
     outputs = [layers[skip].output for skip in skips.values()]
     sizes = [image_size / stride for stride in skips]
     if [x.shape[1] for x in outputs] != sizes or [x.shape[2] for x in outputs] != sizes:

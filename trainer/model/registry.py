@@ -56,8 +56,7 @@ def _same_padded_inception(
     """InceptionV3 with "same" padding wherever it has "valid".
 
     Keras's own turns 128 pixels into 63, 30, 13, 6 and 2, which meet no decoder, and
-    refuses less than 75. Kernels do not depend on padding, so all weights stay, and
-    features inside the picture are made of the same sums.
+    refuses less than 75. Kernels do not depend on padding, so all weights stay.
     """
     plain = _apps.InceptionV3(
         include_top=include_top, weights=weights, input_shape=(None, None, 3)
@@ -152,7 +151,7 @@ def _efficientnet(variant: str, last: str) -> Encoder:
 
     Keras's preprocessing inside depends on how weights were given: files of ImageNet
     hold the standard deviation as a variance, and only `weights="imagenet"` mends that
-    (tensorflow issue 49930). All in all it is x / 255, then (x - mean) / std.
+    (TensorFlow's issue 49930). All in all it is x / 255, then (x - mean) / std.
     """
     return Encoder(
         getattr(_apps, f"EfficientNet{variant.upper()}"),
