@@ -4,7 +4,7 @@
 #
 #   docker/build.sh REGISTRY/seamline:TAG [gpu|cpu] [ENCODER …]
 #
-# ENCODER: densenet121, mobilenetv2; their ImageNet weights come into the image.
+# ENCODER: names from docs/models.md; their ImageNet weights come into the image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -139,19 +139,6 @@ def test_a_model_saved_before_there_was_a_choice_of_decoder_is_pix2pix() -> None
     assert ModelSpec.from_json(json.dumps(saved)) == spec()
 
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
-def test_preprocessing_is_what_the_encoder_was_trained_with(name: str) -> None:
-    module = {
-        "densenet121": keras.applications.densenet,
-        "mobilenetv2": keras.applications.mobilenet_v2,
-    }[name]
-    scale, offset = encoders.find(name).rescaling
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
-    ours = keras.layers.Rescaling(scale, offset)(pixels)
-    theirs = module.preprocess_input(pixels.copy())
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
 def test_the_tutorials_preprocessing_divides_by_255() -> None:
     model = build_model(spec(preprocessing="unit", image_size=32))
     layer = model.get_layer("preprocessing")
@@ -219,11 +206,6 @@ def test_weights_that_do_not_fit_are_one_clear_error(tmp_path: Path) -> None:
         build_model(spec(image_size=32), encoder_weights=str(path))
 
 
-def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SeamlineError, match=r"--encoder=vgg.*densenet121, mobilenetv2"):
-        encoders.find("vgg")
-
-
 def test_auto_weights_fall_back_and_named_ones_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -249,39 +231,6 @@ def test_cached_weights_count_as_available(
     assert encoders.imagenet_available("mobilenetv2", image_size=128)
     # The file for another size is another file.
     assert not encoders.imagenet_available("mobilenetv2", image_size=64)
-
-
-def test_cached_files_are_looked_for_under_the_names_that_keras_gives_them() -> None:
-    import inspect
-
-    from keras.src.applications import densenet, mobilenet_v2
-
-    file = encoders.find("densenet121").weights_file
-    assert f'"{file}"' in inspect.getsource(densenet)
-    source = inspect.getsource(mobilenet_v2)
-    start, end = encoders.find("mobilenetv2").weights_file.split("1.0_{size}")
-    assert start in source
-    assert end in source
-
-
-@pytest.mark.parametrize("name", encoders.ENCODERS)
-def test_every_kernel_of_the_encoder_belongs_to_the_stage_of_its_stride(
-    name: str,
-) -> None:
-    model = build_model(spec(encoder=name, encoder_training="full", image_size=64))
-    found = stages.encoder_stages(model, name)
-    encoder = model.get_layer(name)
-    within = {id(x) for x in encoder.trainable_variables}
-    for variable, stage in zip(model.trainable_variables, found, strict=True):
-        assert (stage is not None) is (id(variable) in within)
-    by_id = dict(zip(map(id, model.trainable_variables), found, strict=True))
-    for layer in encoder.layers:
-        if not isinstance(layer, keras.layers.Conv2D):
-            continue
-        # Behind a skip comes first what still has its stride.
-        halvings = int(np.log2(64 // layer.output.shape[1]))
-        assert by_id[id(layer.kernel)] in (halvings - 1, halvings), layer.name
-    assert set(found) == {None, 0, 1, 2, 3, 4}
 
 
 def test_learning_rates_fall_towards_the_input() -> None:

@@ -24,7 +24,7 @@ def _knob(text: str, *choices: str, before: Any = None) -> Any:
 class Recipe:
     """Everything that shapes a training besides its data, seed and devices."""
 
-    encoder: str = _knob("pretrained network that reads the image; see the README")
+    encoder: str = _knob("pretrained network that reads the image; see docs/models.md")
     encoder_weights: str = _knob(
         "imagenet, none, a weights file (local or gs://), or auto: imagenet if it can "
         "be had, else random weights and an encoder that learns in full"

@@ -1,4 +1,4 @@
-"""Decoders: from the encoder's five outputs up to logits at the input's size."""
+"""Decoders: from the encoder's outputs up to logits at the input's size."""
 
 from __future__ import annotations
 
@@ -40,17 +40,22 @@ def upsample(
 
 
 def pix2pix(
-    features: Sequence[keras.KerasTensor],
+    features: Sequence[keras.KerasTensor | None],
     *,
     classes: int,
     momentum: float,
     dropout: float,
 ) -> keras.KerasTensor:
-    """The tutorial's: four upsampling blocks, each joined to a skip; see `upsample`."""
+    """The tutorial's: four upsampling blocks, each joined to a skip; see `upsample`.
+
+    Where the encoder has no skip, a block goes on alone.
+    """
     *skips, x = features
     for filters, skip in zip(UPSAMPLE_FILTERS, reversed(skips), strict=True):
         up = upsample(filters, momentum=momentum, name=f"upsample_{filters}")
-        x = keras.layers.Concatenate()([up(x), skip])
+        x = up(x)
+        if skip is not None:
+            x = keras.layers.Concatenate()([x, skip])
     x = _drop(x, dropout)
     return keras.layers.Conv2DTranspose(
         classes, 3, strides=2, padding="same", name="logits"
@@ -58,7 +63,7 @@ def pix2pix(
 
 
 def lateral(
-    features: Sequence[keras.KerasTensor],
+    features: Sequence[keras.KerasTensor | None],
     *,
     classes: int,
     momentum: float,
@@ -68,14 +73,18 @@ def lateral(
 
     The top-down pathway of "Feature Pyramid Networks for Object Detection" (Lin et al.,
     2017) with channels that shrink as a U-Net's do; logits come from stride 2.
+
+    Where the encoder has no skip, a stage has no lateral connection.
     """
     *skips, x = features
     for filters, skip in zip(LATERAL_FILTERS, reversed(skips), strict=True):
         # Fewer channels first: the same sum, and nothing wide is ever enlarged.
         deeper = keras.layers.Conv2D(filters, 1, use_bias=False)(x)
         deeper = keras.layers.UpSampling2D(interpolation="bilinear")(deeper)
-        own = keras.layers.Conv2D(filters, 1, use_bias=False)(skip)
-        x = _normalized(keras.layers.Add()([deeper, own]), momentum)
+        if skip is not None:
+            own = keras.layers.Conv2D(filters, 1, use_bias=False)(skip)
+            deeper = keras.layers.Add()([deeper, own])
+        x = _normalized(deeper, momentum)
         x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         x = _normalized(x, momentum, name=f"upsample_{filters}")
     x = keras.layers.Conv2D(classes, 1, name="coarse_logits")(_drop(x, dropout))
@@ -97,7 +106,8 @@ DECODERS: dict[str, Callable[..., keras.KerasTensor]] = {
     "pix2pix": pix2pix,
     "lateral": lateral,
 }
-"""Each takes `features`, float `[B, S/2^k, S/2^k, C_k]` for k = 1..5, and gives logits
-float `[B, S, S, classes]`. `momentum` is that of batch norms; `dropout` the share of
+"""Each takes `features`, float `[B, S/2^k, S/2^k, C_k]` for k = 1..5, None where the
+encoder has none (ConvNeXt at stride 2; never at stride 32), and gives logits float
+`[B, S, S, classes]`. `momentum` is that of batch norms; `dropout` the share of
 channels dropped before the logits while learning ("Efficient Object Localization Using
 Convolutional Networks", Tompson et al., 2015)."""

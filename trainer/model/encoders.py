@@ -1,68 +1,19 @@
-"""Encoder registry: name -> constructor, preprocessing, skip layers by name."""
+"""Registered encoders: found by name, given weights, cut at their skips."""
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import os
 import tempfile
-from collections.abc import Callable
 
 import keras
 
 from trainer import storage
 from trainer.errors import SeamlineError, Unavailable
+from trainer.model.registry import ENCODERS, Encoder
 from trainer.storage import network
 
 _WEIGHTS_HOST = "https://storage.googleapis.com"
-
-# keras.applications.imagenet_utils.preprocess_input, as (scale, offset) of x in 0..255:
-# mode "torch": x / 255, then (x - mean) / std of ImageNet; mode "tf": -1..1.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_TORCH = (
-    [1 / 255 / std for std in _STD],
-    [-mean / std for mean, std in zip(_MEAN, _STD, strict=True)],
-)
-_TF = (1 / 127.5, -1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """A classification network of `keras.applications` used as an encoder.
-
-    Attributes:
-      constructor: takes `include_top`, `weights`, `input_shape`.
-      skips: names of the layers at strides 2, 4, 8, 16, 32.
-      rescaling: (scale, offset) that maps 0..255 to what the network was trained on.
-      weights_file: how Keras names the cached ImageNet weights without the top;
-        `{size}` is the input size they were trained at.
-    """
-
-    constructor: Callable[..., keras.Model]
-    skips: tuple[str, ...]
-    rescaling: tuple[float | list[float], float | list[float]]
-    weights_file: str
-
-
-ENCODERS = {
-    "densenet121": Encoder(
-        keras.applications.DenseNet121,
-        ("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
-        _TORCH,
-        "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    ),
-    "mobilenetv2": Encoder(
-        keras.applications.MobileNetV2,
-        (
-            "block_1_expand_relu",
-            "block_3_expand_relu",
-            "block_6_expand_relu",
-            "block_13_expand_relu",
-            "block_16_project",
-        ),
-        _TF,
-        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5",
-    ),
-}
 
 
 def find(name: str) -> Encoder:
@@ -72,8 +23,10 @@ def find(name: str) -> Encoder:
       SeamlineError: no encoder of that name.
     """
     if name not in ENCODERS:
+        close = difflib.get_close_matches(name.lower(), ENCODERS, n=5)
+        choices = ", ".join(dict.fromkeys([*close, *ENCODERS]))
         raise SeamlineError(
-            f"--encoder={name}: no such encoder; choose one of {', '.join(ENCODERS)}"
+            f"--encoder={name}: no such encoder; choose one of {choices}"
         )
     return ENCODERS[name]
 
@@ -134,11 +87,13 @@ def resolve_weights(name: str, weights: str, *, image_size: int) -> str:
 
 
 def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
-    """The encoder with five outputs, float `[B, S/2^k, S/2^k, C_k]` for k = 1..5.
+    """The encoder with outputs float `[B, S/2^k, S/2^k, C_k]` for k = 1..5.
+
+    A network that steps over stride 2 has no output for k = 1.
 
     Args:
       name: a key of `ENCODERS`.
-      image_size: S, height and width of the input.
+      image_size: S, height and width of the input, a multiple of 32.
       weights: "imagenet", "none" or a weights file, local or remote.
 
     Raises:
@@ -163,11 +118,34 @@ def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
             f"--encoder_weights={weights}: cannot be loaded into {name} ({reason}); "
             "give a Keras weights file of this network without its top"
         ) from error
-    outputs = [base.get_layer(skip).output for skip in encoder.skips]
-    strides = [image_size // output.shape[1] for output in outputs]
-    if strides != [2, 4, 8, 16, 32]:
-        raise AssertionError(f"{name}: skip strides {strides}")
-    return keras.Model(base.input, outputs, name=name)
+    layers = _layers(base)
+    skips = {2**k: skip for k, skip in enumerate(encoder.skips, 1) if skip}
+    outputs = [layers[skip].output for skip in skips.values()]
+    sizes = [image_size / stride for stride in skips]
+    if [x.shape[1] for x in outputs] != sizes or [x.shape[2] for x in outputs] != sizes:
+        raise AssertionError(f"{name}: skips {[x.shape for x in outputs]}, not {sizes}")
+    start = layers[encoder.first].input if encoder.first else base.input
+    return keras.Model(start, outputs, name=name)
+
+
+def _layers(network: keras.Model) -> dict[str, keras.Operation]:
+    """Layers by the names that they have in a process that has built nothing else.
+
+    Keras numbers unnamed layers over all that a process builds: "activation_41".
+    """
+    named: dict[str, keras.Operation] = {}
+    unnamed: dict[str, dict[int, keras.Operation]] = {}
+    for layer in network.operations:
+        stem, _, number = layer.name.rpartition("_")
+        kind, place = (stem, int(number)) if number.isdigit() else (layer.name, 0)
+        if kind.replace("_", "") == type(layer).__name__.lower():
+            unnamed.setdefault(kind, {})[place] = layer
+        else:
+            named[layer.name] = layer
+    for kind, layers in unnamed.items():
+        for place, number in enumerate(sorted(layers)):
+            named[f"{kind}_{place}" if place else kind] = layers[number]
+    return named
 
 
 def _construct(encoder: Encoder, image_size: int, weights: str) -> keras.Model:

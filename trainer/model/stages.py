@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import keras
 
-from trainer.model import encoders
-
 
 def encoder_of(model: keras.Model, name: str) -> keras.Model:
     """The encoder inside a model of `build_model`.
@@ -20,18 +18,19 @@ def encoder_of(model: keras.Model, name: str) -> keras.Model:
 def encoder_stages(model: keras.Model, name: str) -> list[int | None]:
     """The stage of each trainable variable; None outside the encoder.
 
-    Stage 0 leads to the skip at stride 2, stage 4 to the output at stride 32.
+    Stage 0 leads to the skip at stride 2, stage 4 to the output at stride 32. A network
+    without features at stride 2 begins with stage 1.
 
     Args:
       model: of `build_model`.
       name: of its encoder, a key of `ENCODERS`.
     """
-    skips, stage = encoders.find(name).skips, 0
+    encoder = encoder_of(model, name)
     found: dict[int, int] = {}
-    # Keras sorts layers by depth, so those before a skip are those it may depend on.
-    for layer in encoder_of(model, name).layers:
-        found |= {id(variable): stage for variable in layer.trainable_variables}
-        stage += layer.name in skips
+    # From the deepest: each skip in turn claims all that leads to it.
+    for stage, skip in zip((4, 3, 2, 1, 0), reversed(encoder.outputs), strict=False):
+        leading = keras.Model(encoder.inputs, skip)
+        found |= {id(variable): stage for variable in leading.trainable_variables}
     return [found.get(id(variable)) for variable in model.trainable_variables]
 
 

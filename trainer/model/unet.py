@@ -78,12 +78,10 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
     )
     _set_training(encoder, spec)
     image = keras.Input((spec.image_size, spec.image_size, 3), name="image")
-    scale, offset = encoders.find(spec.encoder).rescaling
-    if spec.preprocessing == "unit":
-        scale, offset = 1 / 255, 0.0
-    x = keras.layers.Rescaling(scale, offset, name="preprocessing")(image)
+    features = encoder(_preprocess(image, spec))
     logits = decoders.DECODERS[spec.decoder](
-        encoder(x),
+        # A network that steps over strides does so at its beginning.
+        [*[None] * (5 - len(features)), *features],
         classes=spec.classes,
         momentum=spec.batch_norm_momentum,
         dropout=spec.decoder_dropout,
@@ -91,6 +89,17 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
     if logits.dtype != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
     return keras.Model(image, logits, name="unet")
+
+
+def _preprocess(image: keras.KerasTensor, spec: ModelSpec) -> keras.KerasTensor:
+    """0..255 as the encoder was pretrained, or as the tutorial has it."""
+    encoder = encoders.find(spec.encoder)
+    scale, offset = encoder.rescaling
+    if spec.preprocessing == "unit":
+        scale, offset = 1 / 255, 0.0
+    elif encoder.bgr:
+        image = keras.ops.flip(image, axis=-1)
+    return keras.layers.Rescaling(scale, offset, name="preprocessing")(image)
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
