@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -88,6 +89,20 @@ def test_different_records_are_said_before_any_number(tmp_path: Path) -> None:
     shown = page(runs).text
     assert shown.index("saw different records") < shown.index("0.567")
     assert "32² and 64²" in shown
+
+
+def test_runs_of_two_sizes_that_were_scored_at_one_need_no_word(tmp_path: Path) -> None:
+    runs = []
+    for size, score_size in ((32, 32), (64, 32)):
+        run = write_run(tmp_path / str(size), image_size=size)
+        scores = json.loads((run / "scores.json").read_text())
+        scores["score_size"] = score_size
+        (run / "scores.json").write_text(json.dumps(scores))
+        runs.append(str(run))
+    assert "Scores are of masks of" not in page(runs).text
+    scores["score_size"] = 16
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "Scores are of masks of 32² and 16² pixels" in page(runs).text
 
 
 @pytest.mark.parametrize(

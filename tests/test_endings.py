@@ -24,7 +24,7 @@ from tests.test_engine import (
     weights,
     without_times,
 )
-from trainer.engine import loop, pace, state
+from trainer.engine import loop, pace, state, telling
 from trainer.engine.state import Checkpoints, Progress
 from trainer.errors import Stopped, Unavailable
 
@@ -82,13 +82,13 @@ def train(
 
 def scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Makes these the validation scores of the epochs."""
-    original = loop._epoch_row
+    original = telling.epoch_row
 
     def row(job: Any, progress: Progress, *rest: Any) -> dict[str, Any]:
         found = original(job, progress, *rest)
         return {**found, "val_mean_iou": scores[progress.epoch - 1]}
 
-    monkeypatch.setattr(loop, "_epoch_row", row)
+    monkeypatch.setattr(telling, "epoch_row", row)
 
 
 @pytest.fixture(scope="module")

@@ -277,7 +277,7 @@ def test_the_best_model_is_the_one_of_the_best_epoch(
 def test_a_loss_that_is_no_number_stops_with_step_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop.Pace, "count", lambda self, left: 3)
+    monkeypatch.setattr(pace.Pace, "count", lambda self, left: 3)
     job = make_job(tmp_path / "run", one_device(), learning_rate=1e20, clip_norm=0.0)
     picture = tmp_path / "run" / "figures" / "bad_batch.png"
     with pytest.raises(SeamlineError) as told:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.test_engine import make_job, one_device
 from trainer.data.examples import Arrays, Examples
-from trainer.engine import loop
+from trainer.engine import telling
 from trainer.errors import SeamlineError, Unavailable
 
 BLANK: Arrays = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32), np.uint8)
@@ -89,4 +89,4 @@ def test_a_record_that_is_damaged_when_the_bad_batch_is_drawn_is_named(
 ) -> None:
     job = make_job(tmp_path / "run", one_device(), train=failing(damaged))
     with pytest.raises(SeamlineError, match=r"train-00000: damaged at record \d "):
-        loop._refuse_bad_loss(job, "at step 0", 0, 1)
+        telling.refuse_bad_loss(job, "at step 0", 0, 1)

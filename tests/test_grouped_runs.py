@@ -1,4 +1,4 @@
-"""Whole runs, scored as groups and trained on groups."""
+"""Whole runs, scored as groups and at other sizes, and trained on groups."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import pytest
 
 from tests.preflight import ask, row
 from tests.survival import tiny
+from tests.test_views import resize, softmax
 from trainer import inspection, label_groups, pipeline, recipes, scoring
 from trainer.checks.table import Verdict
-from trainer.data import images, records
+from trainer.data import examples, images, records
 from trainer.data.card import read_card
+from trainer.engine import state
+from trainer.engine.boundaries import boundary_f1
 from trainer.errors import SeamlineError
 from trainer.labels import CCP_LABELS
 from trainer.model import decoders, losses
@@ -36,11 +39,18 @@ def small_networks() -> Iterator[None]:
         yield
 
 
-def train(records_dir: Path, run_dir: Path, **values: Any) -> None:
+def train(
+    records_dir: Path,
+    run_dir: Path,
+    *,
+    image_size: int = 32,
+    strategy: str = "one_device",
+    **values: Any,
+) -> None:
     """What `trainer.task` does."""
     pipeline.run(
         recipe_name="default",
-        recipe=recipes.resolve("default", VALUES),
+        recipe=recipes.resolve("default", VALUES | {"image_size": image_size}),
         data={"dataset": "auto", "records_dir": str(records_dir)},
         stage_dir=None,
         input_limits={},
@@ -48,7 +58,7 @@ def train(records_dir: Path, run_dir: Path, **values: Any) -> None:
         seed=0,
         precision="float32",
         xla=False,
-        strategy="one_device",
+        strategy=strategy,
         num_virtual_devices=0,
         resume="auto",
         minutes={},
@@ -158,6 +168,96 @@ def test_views_are_averaged_where_they_are_asked_for(
     assert plain["test_time"] == {"flip": False, "image_sizes": [32]}
     assert plain["label_groups"] is None
     assert plain["confusion"] == before["confusion"]
+
+
+@pytest.fixture(scope="module")
+def large_run(records_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model at 64² on two replicas, scored at 32²."""
+    run_dir = tmp_path_factory.mktemp("runs") / "large"
+    train(records_dir, run_dir, image_size=64, strategy="mirrored", score_size=32)
+    return run_dir
+
+
+def nearest(mask: np.ndarray, size: int) -> np.ndarray:
+    """The pixels nearest to the centres of the new ones."""
+    rows, columns = (
+        ((np.arange(size) + 0.5) * x / size).astype(int) for x in mask.shape
+    )
+    return mask[np.ix_(rows, columns)]
+
+
+def confusion_of(
+    truths: list[np.ndarray], labels: list[np.ndarray], classes: int
+) -> np.ndarray:
+    counts = np.zeros((256, classes), int)
+    np.add.at(counts, (np.array(truths), np.array(labels)), 1)
+    return counts[:classes]
+
+
+@pytest.mark.parametrize("score_size", [32, 20, 96])
+def test_a_model_is_scored_at_any_size_as_by_hand(
+    score_size: int, large_run: Path, records_dir: Path
+) -> None:
+    """Probabilities are resized, then labels chosen; masks are the records' own."""
+    model, _ = state.load_model(str(large_run))
+    found = list(records.read(str(records_dir), read_card(str(records_dir)), "val"))
+    photos = [images.resize_image(images.decode_image(x.image), 64, 64) for x in found]
+    mean = softmax(model(np.array(photos, "f4"), training=False).numpy().astype(float))
+    labels = list(resize(mean, score_size).argmax(axis=-1))
+    truths = [nearest(images.decode_mask(x.mask), score_size) for x in found]
+    scores = evaluate(large_run, score_size=score_size)
+    expected = confusion_of(truths, labels, 59)
+    np.testing.assert_array_equal(
+        np.sum(scores["confusion"], axis=1), expected.sum(axis=1)
+    )
+    # A pixel where two classes are as good as alike may go either way.
+    assert np.abs(np.array(scores["confusion"]) - expected).sum() <= 4
+    met = np.array([boundary_f1(*x, 59) for x in zip(truths, labels, strict=True)])
+    bounded = met[:, ~np.isnan(met).all(axis=0)]
+    assert abs(scores["boundary_f1"] - np.nanmean(bounded, axis=0).mean()) < 0.01
+    assert scores["score_size"] == score_size
+    assert scores["native"]["confusion"] == scores_of(large_run)["native"]["confusion"]
+
+
+def test_models_of_two_sizes_are_scored_on_one_truth(
+    plain_run: Path, large_run: Path
+) -> None:
+    small, large = scores_of(plain_run), scores_of(large_run)
+    assert (small["score_size"], large["score_size"]) == (32, 32)
+    np.testing.assert_array_equal(*(np.sum(x["confusion"], 1) for x in (small, large)))
+    assert large["confusion"] == evaluate(large_run, score_size=32)["confusion"]
+    own = evaluate(large_run)
+    assert own["score_size"] == 64
+    assert np.sum(own["confusion"]) > 3 * np.sum(large["confusion"])
+    # What is asked for is what there was anyway.
+    same = evaluate(plain_run, score_size=32)
+    assert {name: same[name] for name in small} == small
+    assert "at 32² pixels" in (large_run / "report.html").read_text()
+
+
+def test_a_size_goes_with_groups_views_and_records_that_are_streamed(
+    large_run: Path,
+    aside: Path,
+    records_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    groups = label_groups.read("ccp9", CCP_LABELS)
+    before = evaluate(large_run, score_size=32, flip=True)
+    monkeypatch.setattr(examples, "_EXAMPLES_SHARE", 0)
+    with caplog.at_level("INFO", "seamline"):
+        after = evaluate(large_run, score_size=32, flip=True, groups="ccp9")
+    assert any("read from the records when needed" in x for x in caplog.messages)
+    assert "Scores: at 32², the model's size is 64²" in caplog.messages
+    expected = merged(before["confusion"], groups.table[:59], 9)
+    np.testing.assert_array_equal(after["confusion"], expected)
+    twelve = label_groups.read(str(aside), CCP_LABELS)
+    values = {"groups": str(aside), "scales": "1,1.5", "score_size": 96}
+    rows = np.sum(evaluate(large_run, **values)["confusion"], axis=1)
+    found = records.read(str(records_dir), read_card(str(records_dir)), "val")
+    masks = [nearest(images.decode_mask(x.mask), 96) for x in found]
+    labels = twelve.table[np.array(masks)]
+    assert rows.tolist() == [(labels == label).sum() for label in range(12)]
 
 
 def test_a_model_trained_on_groups_knows_the_groups_alone(

@@ -17,6 +17,7 @@ GROUND = {
         "labels",
         "progress",
         "recipes",
+        "recipe_checks",
         "layout",
         "machine",
         "limits",
@@ -134,7 +135,7 @@ def test_absl_flags_are_read_by_commands_and_their_shared_flags_alone() -> None:
 WITHOUT_TENSORFLOW = [
     *("flags.py", "recipes.py", "labels.py", "launch.py", "layout.py", "machine.py"),
     *("endings.py", "training_flags.py", "preflight.py", "report.py"),
-    *("checks/table.py", "checks/versions.py"),
+    *("recipe_checks.py", "checks/table.py", "checks/versions.py"),
     *(f"storage/{x}.py" for x in ("__init__", "buckets", "disk", "tf_files")),
     *(f"jobs/{path.name}" for path in sorted((PACKAGE / "jobs").glob("*.py"))),
 ]

@@ -151,14 +151,29 @@ def test_evaluation_scores_both_sizes_and_counts_every_example() -> None:
     native[1][0, 0] = 2
     # Images that hold their labels: the "model" reads them off.
     images = np.repeat(small[..., np.newaxis], 3, axis=-1)
+    found, names = in_memory(["a", "b"], images, small), ["x", "y", "z"]
     scores = evaluation.evaluate(
-        lambda photos: photos[..., 0],
-        in_memory(["a", "b"], images, small),
+        lambda photos: (photos[..., 0], photos[..., 0]),
+        found,
         native,
-        label_names=["x", "y", "z"],
+        label_names=names,
     )
     assert scores["examples"] == 2
+    assert scores["score_size"] == 32
     assert scores["mean_iou"] == 1
     assert scores["per_class"][1]["images"] == 2
     assert scores["native"]["confusion"] == [[1536, 0, 0], [0, 1536, 0], [1, 0, 0]]
     assert [row["images"] for row in scores["native"]["per_class"]] == [1, 1, 1]
+    # At another size, other truths; the original size does not know of it.
+    tiny = np.zeros((2, 4, 4), np.uint8)
+    tiny[:, 3] = 2
+    sized = evaluation.evaluate(
+        lambda photos: (photos[..., 0], photos[:, ::8, ::8, 0]),
+        found,
+        native,
+        label_names=names,
+        truths=in_memory(["a", "b"], np.repeat(tiny[..., np.newaxis], 3, -1), tiny),
+    )
+    assert sized["score_size"] == 4
+    assert sized["confusion"] == [[16, 8, 0], [0, 0, 0], [0, 8, 0]]
+    assert sized["native"] == scores["native"]

@@ -21,7 +21,7 @@ from tests.options import (
     take_steps,
     trainable,
 )
-from trainer.engine import loop, state
+from trainer.engine import loop, plan, state
 from trainer.engine.job import Job
 from trainer.engine.optimizers import Rates
 from trainer.engine.pace import Pace
@@ -215,6 +215,6 @@ def test_the_call_that_compiles_the_whole_step_is_no_slow_step(
             noted[-1].extend(range(step, step + count))
             super().add(step, count, seconds)
 
-    monkeypatch.setattr(loop, "Pace", Noting)
+    monkeypatch.setattr(plan, "Pace", Noting)
     loop.train(normed_job(tmp_path / "run", one_device()))
     assert [steps for steps in noted if steps] == [[0, 1, 2], [3, 4, 5, 6, 7, 8]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from typing import Any
@@ -84,11 +85,29 @@ def asked_of(door: str, what: str, *arguments: str) -> dict[str, Any]:
 
 def test_flags_of_the_evaluation_are_passed_on() -> None:
     plain = asked_of("evaluate", "scoring.evaluate_run", "--run_dir=r")
-    assert (plain["groups"], plain["flip"], plain["scales"]) == (None, False, "1")
-    given = ("--run_dir=r", "--label_groups=ccp9", "--flip", "--scales=1,1.5")
-    values = asked_of("evaluate", "scoring.evaluate_run", *given)
-    assert (values["groups"], values["flip"], values["scales"]) == (
-        *("ccp9", True, "1,1.5"),
+    names = ("groups", "flip", "scales", "score_size")
+    assert [plain[name] for name in names] == [None, False, "1", 0]
+    given = ("--label_groups=ccp9", "--flip", "--scales=1,1.5", "--score_size=96")
+    values = asked_of("evaluate", "scoring.evaluate_run", "--run_dir=r", *given)
+    assert [values[name] for name in names] == ["ccp9", True, "1,1.5", 96]
+
+
+def test_a_training_may_be_scored_at_another_size() -> None:
+    assert asked_of("task", "pipeline.run")["score_size"] == 0
+    assert asked_of("task", "pipeline.run", "--score_size=96")["score_size"] == 96
+
+
+@pytest.mark.parametrize("door", ["evaluate", "task"])
+@pytest.mark.parametrize("value", ["-1", "2049", "12.5", "large", ""])
+def test_a_size_that_cannot_be_is_one_line(door: str, value: str) -> None:
+    command = [sys.executable, "-m", f"trainer.{door}", f"--score_size={value}"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 42
+    assert re.fullmatch(
+        rf"error: --score_size={re.escape(value)}: .+; --help says what it takes\n",
+        done.stderr,
     )
 
 

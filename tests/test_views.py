@@ -107,16 +107,36 @@ def test_labels_are_those_of_the_mean_probabilities(
     sizes: list[int], flip: bool, model: keras.Model, images: np.ndarray
 ) -> None:
     predict = views.compile_views(model, SPEC, flip=flip, sizes=sizes)
-    labels = predict(images)
+    labels, scored = predict(images)
+    np.testing.assert_array_equal(labels, scored)
     assert_labels(labels, by_hand(model, images, sizes, flip=flip))
     plain = evaluation.compile_predictor(model)(images)
     assert 0.01 < (labels != plain).mean() < 0.9
 
 
+@pytest.mark.parametrize(
+    ("score_size", "sizes", "flip"),
+    [(32, [64], False), (20, [96, 32], True), (96, [64], True), (64, [96], False)],
+)
+def test_labels_at_another_size_are_those_of_the_resized_mean_probabilities(
+    score_size: int,
+    sizes: list[int],
+    flip: bool,
+    model: keras.Model,
+    images: np.ndarray,
+) -> None:
+    values = {"flip": flip, "sizes": sizes, "score_size": score_size}
+    labels, scored = views.compile_views(model, SPEC, **values)(images)
+    mean = by_hand(model, images, sizes, flip=flip)
+    assert_labels(labels, mean)
+    assert scored.shape == (17, score_size, score_size)
+    assert_labels(scored, resize(mean, score_size))
+
+
 def test_one_view_is_the_plain_prediction(
     model: keras.Model, images: np.ndarray
 ) -> None:
-    labels = views.compile_views(model, SPEC)(images)
+    labels, _ = views.compile_views(model, SPEC)(images)
     np.testing.assert_array_equal(labels, evaluation.compile_predictor(model)(images))
 
 
@@ -126,9 +146,13 @@ def test_a_barred_class_gives_way_to_the_next_best(
     plain = by_hand(model, images, [64], flip=False).argmax(axis=-1)
     often = int(np.bincount(plain.ravel()).argmax())
     barred = np.arange(5) == often
-    labels = views.compile_views(model, SPEC, flip=True, barred=barred)(images)
-    assert_labels(labels, by_hand(model, images, [64], flip=True, known=~barred))
+    values = {"flip": True, "barred": barred, "score_size": 96}
+    labels, larger = views.compile_views(model, SPEC, **values)(images)
+    expected = by_hand(model, images, [64], flip=True, known=~barred)
+    assert_labels(labels, expected)
+    assert_labels(larger, resize(expected, 96))
     assert not (labels == often).any()
+    assert not (larger == often).any()
 
 
 @pytest.mark.parametrize(

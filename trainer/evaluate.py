@@ -2,6 +2,7 @@
 
     python -m trainer.evaluate --run_dir=runs/first --split=val
     python -m trainer.evaluate --run_dir=runs/first --label_groups=ccp9 --flip
+    python -m trainer.evaluate --run_dir=runs/at256 --score_size=128
 
 docs/scores.md tells what each score means.
 """
@@ -19,6 +20,7 @@ _RECORDS_DIR = flags.DEFINE_string(
 shared.define_stage_flag()
 shared.define_input_flags()
 shared.define_label_groups_flag("truth and predictions alike")
+shared.define_score_size_flag()
 flags.adopt_module_key_flags(shared)
 _SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "part of the records")
 _OUTPUT = flags.DEFINE_string(
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> None:
         groups=flags.FLAGS.label_groups,
         flip=_FLIP.value,
         scales=_SCALES.value,
+        score_size=flags.FLAGS.score_size,
     )
 
 

@@ -130,6 +130,18 @@ def define_label_groups_flag(purpose: str) -> None:
     )
 
 
+def define_score_size_flag() -> None:
+    """At which size the scores are taken."""
+    flags.DEFINE_integer(
+        "score_size",
+        0,
+        "height and width at which predictions and truth are scored, so that models "
+        "of several input sizes can be compared; 0: the model's own",
+        lower_bound=0,
+        upper_bound=2048,
+    )
+
+
 def define_input_flags() -> None:
     """What the input may use of the machine."""
     for knob in dataclasses.fields(Limits):

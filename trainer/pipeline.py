@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer import dataset, label_groups, limits, scoring, storage
-from trainer.data import augment, examples, grouping, inputs, records
+from trainer.data import augment, examples, grouping, inputs
 from trainer.data.card import Card, has_card, read_card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
@@ -54,6 +54,7 @@ def run(
     num_virtual_devices: int,
     groups: str | None = None,
     resume: str,
+    score_size: int = 0,
     minutes: dict[str, Any],
 ) -> None:
     """Trains, evaluates, reports and exports; goes on with a run that was stopped.
@@ -72,13 +73,13 @@ def run(
       strategy, num_virtual_devices: see `build_strategy`.
       groups: see `label_groups.read`; None: the model knows the records' classes.
       resume: "auto", "never" or "must".
+      score_size: of `scores.json`, see `scoring.score`.
       minutes: `save_minutes` and `max_minutes` of `loop.Training`.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
       Stopped: by a signal, after saving.
-      Unavailable: another process works in `run_dir`, or another worker was lost or
-        not started.
+      Unavailable: another process has `run_dir`, or a worker was lost or not started.
     """
     losses.read_terms(recipe.loss)
     policy = augment.canonical(recipe.augment)
@@ -94,8 +95,8 @@ def run(
     workers.refuse_difference(devices, identity)
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
-        records_dir = dataset.stage(prepared.records_dir, stage_dir)
-        stream, val = open_input(recipe, records_dir, card, seed, input_limits, merged)
+        place = (dataset.stage(prepared.records_dir, stage_dir), card)
+        stream, val = open_input(recipe, *place, seed, input_limits, merged)
         seen = grouping.group_card(card, merged)
         spec = build_spec(recipe, seen, precision)
         job = build_job(run_dir, spec, recipe, seen, seed, devices, stream, val, xla)
@@ -105,7 +106,7 @@ def run(
         storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
         training.run()
         if workers.is_chief(devices):
-            _conclude(job, spec, recipe, card, records_dir, notices, merged)
+            _conclude(job, spec, recipe, place, notices, merged, score_size)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
 
@@ -232,23 +233,23 @@ def _conclude(
     job: Job,
     spec: ModelSpec,
     recipe: Recipe,
-    card: Card,
-    records_dir: str,
+    place: tuple[str, Card],
     notices: list[str],
     groups: LabelGroups | None,
+    score_size: int,
 ) -> None:
     """Scores, export, pictures and report of the best model."""
-    run_dir, val = job.run_dir, job.val
+    run_dir, val, (records_dir, card) = job.run_dir, job.val, place
     log.info("Best model: scores, pictures and export")
     keras.utils.set_random_seed(job.stream.seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
     shown, _ = val.fetch(shown_examples(len(val)))
     untrained = evaluation.compile_predictor(model)(shown)
     state.load_best(run_dir, model)
-    predict = evaluation.compile_predictor(model)
-    masks = records.native_masks(records_dir, card, "val")
-    truths = grouping.group_masks(masks, groups)
-    scores = evaluation.evaluate(predict, val, truths, label_names=spec.label_names)
+    predict = scoring.build_predictor(model, spec, score_size)
+    scores = scoring.score(
+        predict, val, (*place, "val"), groups=groups, score_size=score_size
+    )
     storage.write_text(storage.join(run_dir, "scores.json"), json.dumps(scores) + "\n")
     export_model(model, spec, storage.join(run_dir, "export"))
     publish(
@@ -261,9 +262,9 @@ def _conclude(
         scores=scores,
         train=job.stream.examples,
         val=val,
-        predict=predict,
+        predict=lambda photos: predict(photos)[0],
         untrained=untrained,
-        trained=predict(shown),
+        trained=predict(shown)[0],
         notices=notices,
     )
     scoring.log_scores(scores, split="val")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,9 @@ import numpy as np
 from trainer import dataset, label_groups, limits, storage
 from trainer.data import examples, grouping, records
 from trainer.data.card import Card, read_card
+from trainer.data.examples import Examples
 from trainer.engine import evaluation, runs, state, views
+from trainer.engine.evaluation import Labels
 from trainer.errors import SeamlineError
 from trainer.label_groups import LabelGroups
 from trainer.labels import IGNORE_LABEL
@@ -47,6 +49,7 @@ def evaluate_run(
     groups: str | None = None,
     flip: bool = False,
     scales: str = "1",
+    score_size: int = 0,
 ) -> dict[str, Any]:
     """Scores the best model of a run on a split of records; prints them.
 
@@ -60,6 +63,7 @@ def evaluate_run(
       output: JSON file for what `scores.json` holds, or None.
       groups: see `label_groups.read`; None: what the model was trained on.
       flip, scales: see `views`.
+      score_size: see `score`.
 
     Returns:
       The scores, `label_groups` and `test_time` beside them.
@@ -87,12 +91,12 @@ def evaluate_run(
     )
     scored = asked or trained
     _log_choices(scored, sizes, flip)
-    truths = records.native_masks(records_dir, card, split)
-    scores = evaluation.evaluate(
-        _predictor(model, spec, answers, sizes, flip),
+    scores = score(
+        build_predictor(model, spec, score_size, answers, sizes, flip),
         grouping.group_examples(found, scored),
-        grouping.group_masks(truths, scored),
-        label_names=scored.names if scored else card.label_names,
+        (records_dir, card, split),
+        groups=scored,
+        score_size=score_size,
     )
     scores["label_groups"] = scored.to_dict() if scored else None
     scores["test_time"] = {"flip": flip, "image_sizes": sizes}
@@ -139,24 +143,81 @@ def _answers(
     return asked.coarsen(trained, where or "")
 
 
-def _predictor(
+def build_predictor(
     model: keras.Model,
     spec: ModelSpec,
-    answers: np.ndarray | None,
-    sizes: list[int],
-    flip: bool,
-) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]` as they are scored."""
+    score_size: int = 0,
+    answers: np.ndarray | None = None,
+    sizes: Sequence[int] = (),
+    flip: bool = False,
+) -> Callable[[np.ndarray], Labels]:
+    """uint8 images `[N, S, S, 3]` -> labels at the model's size and as they are scored.
+
+    Args:
+      model: of `spec`.
+      spec: what `model` was built from.
+      score_size: see `score`.
+      answers: what each label counts as, or `IGNORE_LABEL`; None: as what it is.
+      sizes, flip: see `views.compile_views`.
+    """
     barred = None if answers is None else answers == IGNORE_LABEL
-    if flip or sizes != [spec.image_size] or np.any(barred):
+    own = spec.image_size
+    if flip or {*sizes, score_size or own} != {own} or np.any(barred):
         predict = views.compile_views(
-            model, spec, flip=flip, sizes=sizes, barred=barred
+            model, spec, flip=flip, sizes=sizes, barred=barred, score_size=score_size
         )
     else:
-        predict = evaluation.compile_predictor(model)
+        plain = evaluation.compile_predictor(model)
+
+        def predict(photos: np.ndarray) -> Labels:
+            labels = plain(photos)
+            return labels, labels
+
     if answers is None:
         return predict
-    return lambda photos: answers[predict(photos)]
+
+    def answered(photos: np.ndarray) -> Labels:
+        labels, sized = predict(photos)
+        return answers[labels], answers[sized]
+
+    return answered
+
+
+def score(
+    predict: Callable[[np.ndarray], Labels],
+    found: Examples,
+    place: tuple[str, Card, str],
+    *,
+    groups: LabelGroups | None = None,
+    score_size: int = 0,
+) -> dict[str, Any]:
+    """What `scores.json` holds of a split.
+
+    Args:
+      predict: of `build_predictor`.
+      found: the examples as the model sees them, with masks of `groups`.
+      place: folder of the records, their card, name of the split.
+      groups: None: the classes of the records.
+      score_size: height and width at which labels and truth are compared, so that
+        models of several sizes are scored on one truth; 0: the model's own.
+    """
+    records_dir, card, split = place
+    truths = None
+    if score_size not in (0, found.image_size):
+        log.info(
+            "Scores: at %d², the model's size is %d²", score_size, found.image_size
+        )
+        # The very masks that a model of this size would be scored on.
+        truths = grouping.group_examples(
+            examples.streamed(records_dir, card, split, image_size=score_size), groups
+        )
+    return evaluation.evaluate(
+        predict,
+        found,
+        grouping.group_masks(records.native_masks(records_dir, card, split), groups),
+        label_names=groups.names if groups else card.label_names,
+        truths=truths,
+    )
 
 
 def _log_choices(groups: LabelGroups | None, sizes: list[int], flip: bool) -> None:

@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
         data=shared.records_arguments(),
         stage_dir=flags.FLAGS.stage_dir,
         input_limits=shared.input_arguments(),
+        score_size=flags.FLAGS.score_size,
         minutes=training_flags.minutes(),
         **training_flags.values(),
     )

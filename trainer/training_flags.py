@@ -13,6 +13,7 @@ shared.define_recipe_flags()
 shared.define_stage_flag()
 shared.define_input_flags()
 shared.define_label_groups_flag("so that the model knows the groups alone")
+shared.define_score_size_flag()
 flags.adopt_module_key_flags(shared)
 
 _RUN_DIR = flags.DEFINE_string(

@@ -19,9 +19,9 @@ from trainer.data import augment
 from trainer.data.card import Card
 from trainer.data.examples import Examples
 from trainer.data.order import Order, repeat_factors
-from trainer.errors import SeamlineError
 from trainer.labels import IGNORE_LABEL
 from trainer.limits import Limits
+from trainer.recipe_checks import check_batch_size
 
 log = logging.getLogger("seamline")
 
@@ -193,20 +193,6 @@ def ordered_batches(
     steps = -(-count // batch_size)
     reckoned = cost(examples, rows, augment.find("none"))
     return _pipeline(batch, 0, steps, reckoned, limits, share)
-
-
-def check_batch_size(batch_size: int, pieces: int) -> None:
-    """Refuses a global batch that `pieces` replicas cannot share alike.
-
-    Raises:
-      SeamlineError: names the nearest that they can.
-    """
-    if batch_size % pieces:
-        low = max(batch_size // pieces, 1) * pieces
-        raise SeamlineError(
-            f"--batch_size={batch_size}: must be a multiple of the {pieces} replicas; "
-            f"nearest: {low} or {low + pieces}"
-        )
 
 
 def _rows(batch_size: int, share: Share) -> int:

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import inputs
 from trainer.data.card import Card
 from trainer.engine import schedules
 from trainer.engine.optimizers import Rates
 from trainer.errors import SeamlineError
 from trainer.model import class_weights, losses, stages
+from trainer.recipe_checks import check_batch_size, nearest_multiples
 from trainer.recipes import Recipe
 
 log = logging.getLogger("seamline")
@@ -53,7 +53,7 @@ def check(recipe: Recipe, *, xla: bool, replicas: int) -> None:
     Raises:
       SeamlineError: names the flag, the value, the reason and what would do.
     """
-    inputs.check_batch_size(recipe.batch_size, replicas)
+    check_batch_size(recipe.batch_size, replicas)
     if xla and replicas > 1:
         raise SeamlineError(
             f"--xla=true: XLA compiles the step of one device, and {replicas} replicas "
@@ -61,11 +61,10 @@ def check(recipe: Recipe, *, xla: bool, replicas: int) -> None:
         )
     pieces = replicas * recipe.accumulate
     if recipe.accumulate > 1 and recipe.batch_size % pieces:
-        low = max(recipe.batch_size // pieces, 1) * pieces
         raise SeamlineError(
             f"--accumulate={recipe.accumulate}: {replicas} replicas of so many parts "
-            f"do not divide --batch_size={recipe.batch_size}; nearest: {low} or "
-            f"{low + pieces}"
+            f"do not divide --batch_size={recipe.batch_size}; nearest: "
+            f"{nearest_multiples(recipe.batch_size, pieces)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Labels from several views of each image: mirrored, and at other sizes.
+"""Labels from several views of each image, mirrored and at other sizes; at any size.
 
 Test-time augmentation: the probabilities of all views are averaged, and the label is
 the class that has the most (multi-scale and flipped inference as in Chen et al.,
@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.engine.evaluation import in_batches
+from trainer.engine.evaluation import Labels, in_batches
 from trainer.errors import SeamlineError
 from trainer.model.unet import ModelSpec, build_model
 
@@ -60,11 +60,13 @@ def compile_views(
     flip: bool = False,
     sizes: Sequence[int] = (),
     barred: np.ndarray | None = None,
-) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16.
+    score_size: int = 0,
+) -> Callable[[np.ndarray], Labels]:
+    """uint8 images `[N, S, S, 3]` -> labels at S and at T, in batches of 16.
 
-    An image is resized to each of `sizes`, and its probabilities back to S, bilinearly;
-    where they shrink, every pixel counts.
+    An image is resized to each of `sizes`, and its probabilities back to S; the mean
+    over all views is resized from there to T. All bilinearly; where pixels get fewer,
+    each of them counts.
 
     Args:
       model: of `spec`.
@@ -73,6 +75,7 @@ def compile_views(
       sizes: of the views, multiples of 32; (): S alone.
       barred: bool `[C]`, classes that are never the label: the others have all of the
         probability; None: none.
+      score_size: T; 0: S.
     """
     size = spec.image_size
     nets = {
@@ -90,15 +93,35 @@ def compile_views(
         return found
 
     @tf.function(reduce_retracing=True)
-    def labels_of(images: tf.Tensor) -> tf.Tensor:
+    def labels_of(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.cast(images, tf.float32)
         views = [probabilities(images, own) for own in nets]
         if flip:
             mirrored = tf.reverse(images, axis=[2])
             views += [tf.reverse(probabilities(mirrored, x), axis=[2]) for x in nets]
-        return tf.cast(tf.argmax(tf.add_n(views), axis=-1), tf.uint8)
+        found = tf.add_n(views)
+        labels = tf.cast(tf.argmax(found, axis=-1), tf.uint8)
+        if score_size in (0, size):
+            return labels, labels
+        return labels, _labels_at(found, score_size)
 
     return in_batches(labels_of)
+
+
+def _labels_at(found: tf.Tensor, size: int) -> tf.Tensor:
+    """float32 `[B, S, S, C]`, the higher the likelier -> uint8 labels `[B, T, T]`."""
+    # Where pixels get fewer, antialiasing widens the triangle of bilinear resizing by
+    # the factor, so that each of them counts, as in photos that are shrunk; plainly,
+    # some would be skipped past a factor of two. Means over areas count each as well,
+    # but turn into nearest neighbour where pixels get more: this is one rule for all.
+
+    def label(one: tf.Tensor) -> tf.Tensor:
+        sized = tf.image.resize(one, (size, size), antialias=True)
+        return tf.cast(tf.argmax(sized, axis=-1), tf.uint8)
+
+    # One image at a time: at 1024² and 59 classes, 16 would take 4 GB.
+    shape = tf.TensorSpec((size, size), tf.uint8)
+    return tf.map_fn(label, found, fn_output_signature=shape, parallel_iterations=1)
 
 
 def _resized(model: keras.Model, spec: ModelSpec, size: int) -> keras.Model:

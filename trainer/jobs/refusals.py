@@ -14,6 +14,7 @@ from trainer.jobs.manifest import (
     job_of,
     main_container,
 )
+from trainer.recipe_checks import check_batch_size
 
 _PLACEHOLDER = re.compile(r"YOUR_|@sha256:0{64}$")
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -85,13 +86,8 @@ def refuse_unfit_batch(job: Object, batch_size: int) -> None:
     workers = job["spec"].get("completions", 1)
     gpus = int(main_container(job)["resources"]["limits"].get(GPU, 0))
     replicas = workers * max(gpus, 1)
-    if batch_size % replicas:
-        low = max(batch_size // replicas, 1) * replicas
-        raise SeamlineError(
-            f"--batch_size={batch_size}: must be a multiple of the {replicas} replicas "
-            f"({workers} × {max(gpus, 1)}); nearest: {low} or {low + replicas}, given "
-            "after --"
-        )
+    made_of = f" ({workers} × {max(gpus, 1)})"
+    check_batch_size(batch_size, replicas, made_of=made_of, where=", given after --")
 
 
 def _refuse_places(job: Object) -> None:

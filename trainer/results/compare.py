@@ -100,7 +100,7 @@ def class_differences(
 
 
 def _headlines(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
-    """Scores of both runs and the differences, at model size and at original size."""
+    """Scores of both runs and the differences, at `score_size` and original size."""
     rows = []
     for name, one, other in (
         ("", first, second),
@@ -136,11 +136,16 @@ def _notices(first: Run, second: Run) -> list[str]:
             "The runs saw different records, so their scores are not of the same "
             "examples."
         )
-    sizes = [run.config.get("image_size") for run in (first, second)]
+    # Runs of older releases were scored at the model's size.
+    sizes = [
+        run.scores.get("score_size", run.config.get("image_size"))
+        for run in (first, second)
+    ]
     if sizes[0] != sizes[1]:
         said.append(
-            f"Scores at model size are of masks of {sizes[0]}² and {sizes[1]}² pixels; "
-            "those at original size are of the same masks."
+            f"Scores are of masks of {sizes[0]}² and {sizes[1]}² pixels; those at "
+            "original size are of the same masks, and --score_size takes both at one "
+            "size."
         )
     for side, run in zip(SIDES, (first, second), strict=True):
         said += [f"{side}: {notice}" for notice in run.config.get("notices", [])]
