@@ -165,11 +165,16 @@ def test_nothing_to_do_leaves_examples_as_they_are_and_needs_no_numbers(
     np.testing.assert_array_equal(labels, masks)
 
 
-def test_the_random_policy_applies_each_op_at_its_default() -> None:
-    policy = augment.find("random")
+@pytest.mark.parametrize(
+    ("text", "strength"), [("random", "default"), ("strong", "strong")]
+)
+def test_a_random_policy_applies_each_op_at_its_strength(
+    text: str, strength: str
+) -> None:
+    policy = augment.find(text)
     images, masks, copies, amounts = arguments(policy, 20)
-    defaults = {op.name: op.default for op in random_ops.OPS}
-    wanted = random_ops.augment(images, masks, amounts, defaults)
+    strengths = {op.name: getattr(op, strength) for op in random_ops.OPS}
+    wanted = random_ops.augment(images, masks, amounts, strengths)
     got = policy.apply(images, masks, copies, amounts)
     for one, two in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(one, two)
@@ -185,6 +190,8 @@ def test_a_text_says_which_ops_with_which_strengths() -> None:
     assert asked("random,rotate=10") == {**defaults, "rotate": 10}
     without = {name: x for name, x in defaults.items() if name != "hue"}
     assert asked("random,hue=0") == without
+    strong = {op.name: op.strong for op in random_ops.OPS}
+    assert asked("strong,crop=0.5") == {**strong, "crop": 0.5}
     assert asked("flip=0.5,rotate=10") == {"flip": 0.5, "rotate": 10}
     assert asked(" flip =.5 ,\trotate = 1e1\n") == {"flip": 0.5, "rotate": 10}
     assert asked(" random , hue = 0") == without
@@ -195,7 +202,7 @@ def test_a_text_says_which_ops_with_which_strengths() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("wild", "no policy or op 'wild'; policies: none, tutorial, random; ops: flip"),
+        ("wild", "no policy or op 'wild'; policies: none, tutorial, random, strong;"),
         ("", "no policy or op ''"),
         ("Random", "no policy or op 'Random'"),
         ("random,", "no policy or op ''"),
@@ -206,6 +213,7 @@ def test_a_text_says_which_ops_with_which_strengths() -> None:
         ("flip=0.5,random", "random comes first and once, without a number, as in ran"),
         ("random,random", "random comes first and once"),
         ("random=1", "random comes first and once, without a number"),
+        ("random,strong", "strong comes first and once, without a number"),
         ("flip=0.5,zoom=2", "no policy or op 'zoom'"),
         ("flip", "flip needs a strength, such as flip=0.5"),
         ("flip=2", "flip=2 is out of range; flip lies in 0..1"),
@@ -238,6 +246,8 @@ def test_a_text_that_is_wrong_is_refused_with_what_would_do(
         (["random,hue=0", " random , hue=0.0", "random,hue=-0"], "random,hue=0"),
         (["flip=0.5,rotate=10", "rotate=1e1,hue=0,flip=.5"], "flip=0.5,rotate=10"),
         (["random,cutout=0,flip=1"], "random,flip=1,cutout=0"),
+        (["strong", " strong,crop=0.40 "], "strong"),
+        (["strong,hue=0", "strong , hue=0.0"], "strong,hue=0"),
         (["gamma=0.30000000000000004"], "gamma=0.30000000000000004"),
         (["gamma=1e-5", "gamma=0.00001"], "gamma=1e-05"),
     ],
@@ -254,13 +264,15 @@ OPS = {op.name: op for op in random_ops.OPS}
 
 @given(
     st.fixed_dictionaries({}, optional={x: st.floats(0, OPS[x].highest) for x in OPS}),
-    st.booleans(),
+    st.sampled_from([None, *random_ops.POLICIES]),
 )
 def test_a_canonical_text_asks_for_the_very_same_strengths(
-    given: dict[str, float], by_default: bool
+    given: dict[str, float], policy: str | None
 ) -> None:
-    wanted = {name: op.default * by_default for name, op in OPS.items()} | given
-    parts = ["random"] * by_default + [f"{name} = {x}" for name, x in given.items()]
+    wanted = random_ops.POLICIES[policy] if policy else dict.fromkeys(OPS, 0.0)
+    wanted = wanted | given
+    parts = [policy] if policy else []
+    parts += [f"{name} = {x}" for name, x in given.items()]
     canonical = augment.canonical(" ,".join(parts or ["none"]))
     if canonical == "none":
         assert not any(wanted.values())
@@ -305,9 +317,11 @@ PAGE = (ROOT / "docs" / "augmentation.md").read_text()
 
 
 def test_the_documented_table_is_the_declared_one() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| (\S+) \| (.+) \|$", PAGE, re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| (\S+) \| (.+) \|$", PAGE, re.M
+    )
     assert rows == [
-        (op.name, f"{op.default:g}", f"0..{op.highest:g}", op.help)
+        (op.name, f"{op.default:g}", f"{op.strong:g}", f"0..{op.highest:g}", op.help)
         for op in random_ops.OPS
     ]
 
@@ -315,7 +329,7 @@ def test_the_documented_table_is_the_declared_one() -> None:
 def test_every_documented_value_of_the_flag_is_one() -> None:
     table = re.findall(r"^\| `(\S+)` \| (?:each|the same)", PAGE, re.M)
     examples = re.findall(r"--augment=([^`\s]+)", PAGE)
-    assert len(table) == 5
+    assert len(table) == 6
     assert len(examples) == 2
     for text in (*table, *examples):
         assert augment.find(text) != augment.find("none") or text == "none"

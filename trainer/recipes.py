@@ -73,7 +73,7 @@ class Recipe:
         "end after so many epochs without a better validation mean IoU; 0: never"
     )
     augment: str = _knob(
-        "augmentation policy: none, tutorial, random, or own choice such as "
+        "augmentation policy: none, tutorial, random, strong, or own choice such as "
         "flip=0.5,rotate=10 (see docs/augmentation.md)"
     )
     repeat_threshold: float = _knob(

@@ -46,8 +46,9 @@ def find(text: str) -> Policy:
     """The policy that `--augment=text` asks for.
 
     Args:
-      text: `none`, `tutorial`, `random`, `random,hue=0,rotate=10` (with changes), or
-        `flip=0.5,rotate=10` (these ops of `random_ops.OPS` and no others).
+      text: `none`, `tutorial`, a policy of `random_ops.POLICIES` such as `random`,
+        `random,hue=0,rotate=10` (with changes), or `flip=0.5,rotate=10` (these ops of
+        `random_ops.OPS` and no others).
 
     Raises:
       SeamlineError: it is none of these; names the part that is wrong.
@@ -62,7 +63,7 @@ def canonical(text: str) -> str:
     """The one spelling of the policy that `--augment=text` asks for.
 
     Two texts have the same one just where they ask for the same policy. It is the
-    shorter of two lists, both in the order of `random_ops.OPS`: `random` and what
+    shortest of several lists, all in the order of `random_ops.OPS`: a policy and what
     differs from it, or all ops at work.
 
     Raises:
@@ -72,14 +73,13 @@ def canonical(text: str) -> str:
         return text.strip()
     strengths = parse(text)
     at_work = [_spelled(name, x) for name, x in strengths.items() if x]
-    differing = [
-        _spelled(op.name, strengths[op.name])
-        for op in random_ops.OPS
-        if strengths[op.name] != op.default
-    ]
     if not at_work:
         return "none"
-    return min(",".join(["random", *differing]), ",".join(at_work), key=len)
+    changed = [
+        [policy, *(_spelled(x, strengths[x]) for x in own if strengths[x] != own[x])]
+        for policy, own in random_ops.POLICIES.items()
+    ]
+    return min((",".join(parts) for parts in (*changed, at_work)), key=len)
 
 
 def _spelled(name: str, strength: float) -> str:
@@ -96,9 +96,9 @@ def parse(text: str) -> dict[str, float]:
     """
     ops = {op.name: op for op in random_ops.OPS}
     first, *rest = parts = [part.strip() for part in text.split(",")]
-    by_default = first == "random"
+    policy = random_ops.POLICIES.get(first)
     given: dict[str, float] = {}
-    for part in rest if by_default else parts:
+    for part in rest if policy else parts:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if name not in ops:
             raise SeamlineError(f"--augment={text}: {_no_op(name)}")
@@ -110,20 +110,18 @@ def parse(text: str) -> dict[str, float]:
         if name in given:
             raise SeamlineError(f"--augment={text}: {name} comes twice; give it once")
         given[name] = _strength(text, ops[name], value)
-    return {
-        name: given.get(name, op.default if by_default else 0.0)
-        for name, op in ops.items()
-    }
+    return {name: given.get(name, policy[name] if policy else 0.0) for name in ops}
 
 
 def _no_op(name: str) -> str:
     """What is wrong with a name where one of an op is due, and what would do."""
     if name in _WITHOUT_OPS:
         return f"{name} takes no ops; give it alone, or leave it out"
-    if name == "random":
-        return "random comes first and once, without a number, as in random,hue=0"
+    if name in random_ops.POLICIES:
+        return f"{name} comes first and once, without a number, as in {name},hue=0"
+    policies = ", ".join([*_WITHOUT_OPS, *random_ops.POLICIES])
     ops = ", ".join(op.name for op in random_ops.OPS)
-    return f"no policy or op {name!r}; policies: none, tutorial, random; ops: {ops}"
+    return f"no policy or op {name!r}; policies: {policies}; ops: {ops}"
 
 
 def _strength(text: str, op: random_ops.Op, value: str) -> float:

@@ -27,6 +27,7 @@ class Op:
     Attributes:
       name: as users write it.
       default: strength in the policy `random`.
+      strong: strength in the policy `strong`.
       highest: the strength lies in 0..highest; 0 is the op left out.
       draws: random numbers that an example needs for it.
       help: one line on what the strength means.
@@ -34,35 +35,76 @@ class Op:
 
     name: str
     default: float
+    strong: float
     highest: float
     draws: int
     help: str
 
 
 OPS = (
-    Op("flip", 0.5, 1, 1, "probability to mirror left and right"),
-    Op("crop", 0.15, 0.9, 3, "show a part: its side is 1 - crop to 1 of the photo's"),
-    Op("scale", 0.05, 1, 1, "zoom about the centre by exp(-scale) to exp(scale)"),
-    Op("stretch", 0.05, 1, 1, "change width : height by exp(-stretch) to exp(stretch)"),
-    Op("rotate", 3, 180, 1, "turn by up to so many degrees, either way"),
-    Op("brightness", 0.08, 1, 1, "add up to this part of white, or take it away"),
+    Op("flip", 0.5, 0.5, 1, 1, "probability to mirror left and right"),
     Op(
-        "contrast", 0.2, 1, 1, "multiply by 1 - contrast to 1 + contrast about mid-grey"
+        "crop",
+        0.15,
+        0.4,
+        0.9,
+        3,
+        "show a part: its side is 1 - crop to 1 of the photo's",
+    ),
+    Op("scale", 0.05, 0.15, 1, 1, "zoom about the centre by exp(-scale) to exp(scale)"),
+    Op(
+        "stretch",
+        0.05,
+        0.05,
+        1,
+        1,
+        "change width : height by exp(-stretch) to exp(stretch)",
+    ),
+    Op("rotate", 3, 8, 180, 1, "turn by up to so many degrees, either way"),
+    Op("brightness", 0.08, 0.12, 1, 1, "add up to this part of white, or take it away"),
+    Op(
+        "contrast",
+        0.2,
+        0.3,
+        1,
+        1,
+        "multiply by 1 - contrast to 1 + contrast about mid-grey",
     ),
     Op(
         "gamma",
+        0.2,
         0.2,
         2,
         1,
         "raise levels in 0..1 to the power exp(-gamma) to exp(gamma)",
     ),
-    Op("hue", 0.02, 0.5, 1, "turn colours by up to this part of the circle"),
-    Op("saturation", 0.2, 1, 1, "multiply colour by 1 - saturation to 1 + saturation"),
-    Op("grey", 0.05, 1, 1, "probability to take all colour away"),
-    Op("cutout", 0.2, 1, 3, "hide a square: its side is 0 to cutout of the photo's"),
+    Op("hue", 0.02, 0.05, 0.5, 1, "turn colours by up to this part of the circle"),
+    Op(
+        "saturation",
+        0.2,
+        0.3,
+        1,
+        1,
+        "multiply colour by 1 - saturation to 1 + saturation",
+    ),
+    Op("grey", 0.05, 0.05, 1, 1, "probability to take all colour away"),
+    Op(
+        "cutout",
+        0.2,
+        0.3,
+        1,
+        3,
+        "hide a square: its side is 0 to cutout of the photo's",
+    ),
 )
 """All ops. Numbers between two limits are uniform, those within exp() in its argument.
 """
+
+POLICIES = {
+    "random": {op.name: op.default for op in OPS},
+    "strong": {op.name: op.strong for op in OPS},
+}
+"""Policy -> strength of each op."""
 
 AMOUNTS = sum(op.draws for op in OPS)
 """Random numbers that an example needs. Each op keeps its own, whatever others do."""
