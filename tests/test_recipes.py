@@ -82,16 +82,8 @@ def test_a_value_that_cannot_work_is_refused_with_the_fix(
     [
         ({"learning_rate_floor": 0.1}, "--learning_rate_floor=0.1: is above"),
         ({"class_weight_floor": 9.0}, "_floor=9.0: is above --class_weight_cap=8.0"),
-        ({"accumulate": 3}, "--accumulate=3: does not divide --batch_size=8"),
+        ({"accumulate": 3}, "--accumulate=3: does not divide --batch_size=16"),
         ({"unfreeze_epoch": 50}, "--unfreeze_epoch=50: --epochs=50 end before"),
-        (
-            {"layer_decay": 0.5, "encoder_training": "frozen"},
-            "--layer_decay=0.5: is for an encoder that learns",
-        ),
-        (
-            {"unfreeze_epoch": 2, "encoder_training": "frozen"},
-            "--unfreeze_epoch=2: is for an encoder that learns",
-        ),
         ({"nesterov": True}, "--nesterov: is a kind of sgd"),
         (
             {"warmup_steps": 6, "epochs": 2, "steps_per_epoch": 3},
@@ -136,6 +128,16 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
         ({"class_weight_floor": 0.1, "loss": "dice"}, "_floor=0.1: .* --loss=dice"),
         ({"class_weight_cap": 9.0, "loss": "dice"}, "_cap=9.0: .* --loss=dice"),
         ({"class_weight_beta": 0.9}, "--class_weight_beta=0.9: .* --class_weights=m"),
+        *(
+            (
+                {knob: value, "encoder_training": "frozen"},
+                f"--{knob}={value}: .*=frozen",
+            )
+            for knob, value in (
+                *(("unfreeze_epoch", 2), ("layer_decay", 0.5)),
+                ("encoder_learning_rate_factor", 0.5),
+            )
+        ),
         (
             {"class_weight_power": 0.2, "class_weights": "effective"},
             "--class_weight_power=0.2: does nothing with --class_weights=effective",
@@ -155,5 +157,9 @@ def test_values_that_are_off_or_the_recipes_own_stand_beside_any_other() -> None
     assert (adam.optimizer, adam.weight_decay, adam.momentum) == ("adam", 0.0, 0.9)
     smooth = recipes.resolve("default", {"label_smoothing": 0.1, "loss": "focal"})
     assert (smooth.label_smoothing, smooth.focal_gamma) == (0.1, 2.0)
+    frozen = recipes.resolve("default", {"encoder_training": "frozen"})
+    assert frozen.encoder_learning_rate_factor != 1
+    alike = {"encoder_training": "frozen", "encoder_learning_rate_factor": 1.0}
+    assert recipes.resolve("default", alike).encoder_learning_rate_factor == 1
     other = recipes.resolve("default", {"weight_decay": 0.1, "schedule": "polynomial"})
     assert (other.weight_decay, other.schedule) == (0.1, "polynomial")

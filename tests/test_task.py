@@ -41,7 +41,7 @@ def test_history_and_scores_have_the_documented_keys(finished_run: Path) -> None
         *("mean_f1", "boundary_f1", "interval", "background_baseline"),
         *("per_class", "confusion"),
     }
-    assert set(scores) == keys | {"native"}
+    assert set(scores) == keys | {"native", "score_size"}
     assert set(scores["native"]) == keys
     headline = keys - {"examples", "interval", "per_class", "confusion"}
     assert set(scores["interval"]) == headline - {"background_baseline"}

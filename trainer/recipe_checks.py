@@ -106,21 +106,6 @@ def _check_together(recipe: Recipe) -> None:
             f"--warmup_steps={recipe.warmup_steps}: the training has {steps} steps in "
             "all; give fewer"
         )
-    _check_encoder(recipe)
-
-
-def _check_encoder(recipe: Recipe) -> None:
-    """Refuses values for an encoder that learns beside one that never does."""
-    if recipe.encoder_training == "frozen":
-        for knob, idle in (
-            *(("unfreeze_epoch", 0), ("encoder_learning_rate_factor", 1)),
-            ("layer_decay", 1),
-        ):
-            if getattr(recipe, knob) != idle:
-                raise SeamlineError(
-                    f"--{knob}={getattr(recipe, knob)}: is for an encoder that learns, "
-                    "and --encoder_training=frozen; give finetune or full"
-                )
     if recipe.unfreeze_epoch >= recipe.epochs:
         raise SeamlineError(
             f"--unfreeze_epoch={recipe.unfreeze_epoch}: --epochs={recipe.epochs} end "
@@ -135,9 +120,14 @@ def refuse_idle(recipe: Recipe, given: list[str]) -> None:
       SeamlineError: names both flags.
     """
     weighted, focal = "weighted" in recipe.loss, "focal" in recipe.loss
+    learns = recipe.encoder_training != "frozen"
+    factor = recipe.encoder_learning_rate_factor
     for knob, other, does in (
         ("weight_decay", "optimizer", recipe.optimizer == "adamw"),
         ("momentum", "optimizer", recipe.optimizer == "sgd"),
+        ("unfreeze_epoch", "encoder_training", learns),
+        ("encoder_learning_rate_factor", "encoder_training", learns or factor == 1),
+        ("layer_decay", "encoder_training", learns),
         ("nesterov", "momentum", recipe.momentum > 0),
         ("schedule_power", "schedule", recipe.schedule == "polynomial"),
         ("learning_rate_floor", "schedule", recipe.schedule != "constant"),
