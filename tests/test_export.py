@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests.conftest import run_command
+from tests.conftest import ROOT, run_command
 from tests.survival import tiny
 from trainer.data.images import resize_image, resize_mask
 from trainer.engine import evaluation, state
@@ -274,6 +275,33 @@ def test_a_model_of_low_precision_is_converted_in_float32(run_dir: Path) -> None
     found = network.serve(image)["logits"].numpy()
     own = model(image.astype(np.float32)).numpy()
     assert 0 < np.abs(found - own).max() < 0.1 * np.abs(own).max()
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(0, "saved_model"), (1, "tflite")], ids=["python", "tflite"]
+)
+def test_documented_examples_run(
+    number: int,
+    name: str,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (ROOT / "docs" / "export.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    folder = formats.export_run(run_dir=str(run_dir), records_dir=None, name=name)
+    program = blocks[number].replace(f"runs/first/{Path(folder).name}", folder)
+    assert folder in program
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", tf.lite)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", tf)
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.jpg", photo(50, 80))
+    found: dict[str, np.ndarray] = {}
+    exec(program, found)
+    assert found["labels"].shape == (50, 80)
+    assert len(blocks) == 2
+    if name == "saved_model":
+        assert cv2.imread("labels.png").shape == (50, 80, 3)
 
 
 # Agreement
