@@ -35,6 +35,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tensorflow-io": ["tensorflow-io>=0.37"],
+        "onnx": ["tf2onnx>=1.17,<2", "onnx>=1.18,<2", "onnxruntime>=1.22,<2"],
         "test": [
             "pytest>=8",
             "pytest-asyncio>=0.24",
@@ -52,6 +53,9 @@ setup(
             "types-PyYAML",
             "hypothesis>=6.100",
             "playwright>=1.50",
+            "tf2onnx>=1.17,<2",
+            "onnx>=1.18,<2",
+            "onnxruntime>=1.22,<2",
         ],
     },
 )

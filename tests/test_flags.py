@@ -139,7 +139,10 @@ def test_a_flag_that_cannot_be_is_one_line_and_needs_no_retry(
     assert done.stderr == f"error: {line}\n"
 
 
-DOORS = ("benchmark", "convert", "evaluate", "launch", "predict", "preview", "task")
+DOORS = (
+    *("benchmark", "convert", "evaluate", "export", "launch", "predict", "preview"),
+    "task",
+)
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -28,7 +28,7 @@ GROUND = {
 }
 COMMANDS = {
     *("task", "convert", "evaluate", "predict", "preflight", "benchmark", "launch"),
-    *("preview", "report"),
+    *("preview", "report", "export"),
 }
 ALLOWED = {
     "ground": {"ground"},

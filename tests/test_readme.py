@@ -83,7 +83,7 @@ def test_the_documented_steps_run_one_after_the_other(
         for line in steps.splitlines()
         if line.startswith("python -m trainer.")
     ]
-    assert len(commands) == 5
+    assert len(commands) == 6
     shutil.copytree(drawn / "photos", tmp_path / "photos")
     for command in commands:
         shorter = command.replace("/data/clothing-co-parsing", str(drawn))

@@ -26,6 +26,7 @@ from trainer.label_groups import LabelGroups
 from trainer.model import encoders, losses
 from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
+from trainer.results import agreement
 from trainer.results.export import export_model
 from trainer.results.publish import publish, shown_examples
 from trainer.storage import locks, tf_files
@@ -251,7 +252,8 @@ def _conclude(
         predict, val, (*place, "val"), groups=groups, score_size=score_size
     )
     storage.write_text(storage.join(run_dir, "scores.json"), json.dumps(scores) + "\n")
-    export_model(model, spec, storage.join(run_dir, "export"))
+    photos = agreement.photos_of(records_dir, card)
+    export_model(model, spec, storage.join(run_dir, "export"), photos)
     publish(
         run_dir,
         model=model,

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import progress, storage
-from trainer.data.images import resize_image, resize_mask
-from trainer.engine import evaluation, state
+from trainer.engine import state
 from trainer.errors import EXIT_USER_ERROR, SeamlineError
 from trainer.labels import palette
+from trainer.results.export import Serving
 from trainer.results.figures import overlay
 from trainer.results.regions import write_names
 
@@ -37,18 +37,11 @@ def load_predictor(model: str) -> tuple[Predictor, list[str]]:
       SeamlineError: neither of the two.
     """
     if storage.exists(storage.join(model, "saved_model.pb")):
-        loaded = tf.saved_model.load(model)
-        names = [name.decode() for name in loaded.label_names.numpy()]
-        return lambda photo: loaded.serve(photo[np.newaxis])["labels"][0].numpy(), names
-    trained, spec = state.load_model(model)
-    predict = evaluation.compile_predictor(trained)
-    size = spec.image_size
-
-    def at_own_size(photo: np.ndarray) -> np.ndarray:
-        labels = predict(resize_image(photo, size, size)[np.newaxis])[0]
-        return resize_mask(labels, *photo.shape[:2])
-
-    return at_own_size, spec.label_names
+        serving = tf.saved_model.load(model)
+    else:
+        serving = Serving(*state.load_model(model))
+    names = [name.decode() for name in serving.label_names.numpy()]
+    return lambda photo: serving.serve(photo[np.newaxis])["labels"][0].numpy(), names
 
 
 def predict_photos(*, model: str, source: str, output_dir: str) -> int:
