@@ -27,6 +27,8 @@ from trainer.model.encoders import ENCODERS, Encoder
 VALUES: dict[str, Any] = {
     **{"encoder": "tiny", "encoder_weights": "none", "image_size": 32},
     **{"batch_size": 4, "epochs": 1, "steps_per_epoch": 6, "learning_rate": 0.01},
+    **{"encoder_learning_rate_factor": 1.0, "augment": "random", "ema": 0.0},
+    **{"decoder": "pix2pix", "decoder_dropout": 0.0, "class_weight_power": 0.5},
 }
 
 
@@ -283,7 +285,7 @@ def test_a_model_trained_on_groups_knows_the_groups_alone(
     counts = sum(np.bincount(groups.table[x].ravel(), minlength=256) for x in masks)[
         :12
     ]
-    # Those of the default recipe, from the pixels of the groups.
+    # Those of `VALUES`, from the pixels of the groups.
     there = counts > 0
     expected = np.ones(12)
     expected[there] = (np.median(counts[there]) / counts[there]) ** 0.5

@@ -193,6 +193,15 @@ def test_xla_compiles_the_step_and_changes_no_more_than_rounding(
     assert furthest(found[0][1], found[1][1]) < tolerance
 
 
+def test_low_precision_that_xla_cannot_compile_on_a_cpu_is_refused() -> None:
+    default, tutorial = recipes.RECIPES["default"], recipes.RECIPES["tutorial"]
+    with pytest.raises(SeamlineError, match="--precision=bfloat16 with --decoder=lat"):
+        options.check(default, xla=True, replicas=1, precision="bfloat16")
+    options.check(default, xla=False, replicas=1, precision="bfloat16")
+    options.check(default, xla=True, replicas=1, precision="float32")
+    options.check(tutorial, xla=True, replicas=1, precision="bfloat16")
+
+
 def test_xla_cannot_compile_the_step_of_several_replicas(tmp_path: Path) -> None:
     job = job_in("float32", tmp_path / "run", two_replicas(), xla=True)
     with pytest.raises(tf.errors.InvalidArgumentError, match="different_device"):

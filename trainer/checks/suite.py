@@ -104,7 +104,12 @@ def _check_devices(table: Table, asked: Asked, recipe: Recipe | None) -> Share |
         found = find_workers(asked.strategy)
         workers = len(found.addresses) if found else 1
         if recipe is not None:
-            options.check(recipe, xla=asked.xla, replicas=len(used) * workers)
+            options.check(
+                recipe,
+                xla=asked.xla,
+                replicas=len(used) * workers,
+                precision=asked.precision,
+            )
         share = Share(pieces=len(used) * workers, local=len(used))
         told = f"--strategy={asked.strategy}: {', '.join(used)}"
         if workers > 1:

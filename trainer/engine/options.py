@@ -47,8 +47,10 @@ def settle_precision(precision: str) -> str:
     return chosen
 
 
-def check(recipe: Recipe, *, xla: bool, replicas: int) -> None:
-    """Refuses what cannot work on so many replicas, before data is touched.
+def check(
+    recipe: Recipe, *, xla: bool, replicas: int, precision: str = "float32"
+) -> None:
+    """Refuses what cannot work on these devices, before data is touched.
 
     Raises:
       SeamlineError: names the flag, the value, the reason and what would do.
@@ -58,6 +60,14 @@ def check(recipe: Recipe, *, xla: bool, replicas: int) -> None:
         raise SeamlineError(
             f"--xla=true: XLA compiles the step of one device, and {replicas} replicas "
             "have one each; give --xla=false or --strategy=one_device"
+        )
+    # Its gradients of 1x1 convolutions behind a ReLU stay float32: "mixed precision is
+    # disallowed" (TensorFlow 2.21). The decoder pix2pix has none.
+    low = precision in ("bfloat16", "float16") and recipe.decoder == "lateral"
+    if xla and low and not tf.config.list_physical_devices("GPU"):
+        raise SeamlineError(
+            f"--xla=true: on a CPU, XLA cannot compile --precision={precision} with "
+            "--decoder=lateral; give --xla=false or --precision=float32"
         )
     pieces = replicas * recipe.accumulate
     if recipe.accumulate > 1 and recipe.batch_size % pieces:
