@@ -18,6 +18,7 @@ class _Exported(tf.Module):
         # A variable, since a SavedModel keeps no constants as attributes.
         with tf.device("/cpu:0"):
             self.label_names = tf.Variable(spec.label_names, trainable=False)
+            self.image_size = tf.Variable(spec.image_size, trainable=False)
         self._size = spec.image_size
 
     @tf.function(
@@ -39,7 +40,7 @@ def export_model(model: keras.Model, spec: ModelSpec, folder: str) -> None:
 
     Its signature `serving_default` takes `images`, uint8 `[B, H, W, 3]` RGB of any
     size, and gives `labels`, uint8 `[B, H, W]`. The attribute `label_names` holds the
-    class names in id order.
+    class names in id order, `image_size` the side of what the network sees.
 
     Args:
       model: as `build_model` makes it.
