@@ -64,6 +64,24 @@ def test_the_input_and_what_a_step_waits_for_it_are_measured(
     assert len(profile) == 5
 
 
+def test_prediction_is_measured_beside_the_bare_model(
+    drawn: Path, tmp_path: Path
+) -> None:
+    arguments = (f"--dataset={drawn}", "--repeats=1", "--json=b.json")
+    done = run_command(
+        "trainer.benchmark", "--what=predict", *arguments, *SMALL, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "b.json").read_text())
+    rows = {row["name"]: row["value"] for row in content["measurements"]}
+    whole, bare = (
+        rows["predict.images_per_second"],
+        rows["predict.model_images_per_second"],
+    )
+    assert rows["predict.vs_model"] == pytest.approx(whole / bare)
+    assert 0 < rows["predict.vs_model"] < 1.5
+
+
 def test_peak_memory_counts_the_processes_that_a_command_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,7 +186,7 @@ def test_an_exported_model_in_a_bucket_predicts_photos_of_a_bucket(
     assert code == 0, out + err
     made = place.files("predictions")
     assert sorted(made) == [
-        f"{photo.stem}.{x}" for x in ("json", "labels.png", "overlay.png")
+        f"{photo.stem}.{x}" for x in ("json", "labels.png", "overlay.jpg")
     ]
     labels = np.frombuffer(place.read(f"predictions/{photo.stem}.labels.png"), np.uint8)
     size = cv2.imdecode(labels, cv2.IMREAD_GRAYSCALE).shape

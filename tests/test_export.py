@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -78,13 +78,17 @@ def exported(run_dir: Path) -> Path:
 # The SavedModel
 
 
+def labeller(model: str) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 photo `[H, W, 3]` -> uint8 labels `[H, W]`, as `trainer.predict` has it."""
+    predictor = prediction.load_predictor(model)
+    assert (predictor.names, predictor.size) == (NAMES, 32)
+    return lambda photo: predictor.label(photo[np.newaxis])[0]
+
+
 def test_a_run_and_its_export_label_photos_of_every_size_alike(
     run_dir: Path, exported: Path
 ) -> None:
-    (ours, names), (theirs, same) = map(
-        prediction.load_predictor, (str(run_dir), str(exported))
-    )
-    assert names == same == NAMES
+    ours, theirs = map(labeller, (str(run_dir), str(exported)))
     for each in PHOTOS:
         labels = ours(each)
         assert labels.shape == each.shape[:2]
@@ -97,7 +101,7 @@ def test_labels_are_those_of_the_scores_but_for_what_resizing_rounds(
 ) -> None:
     model, _ = state.load_model(str(run_dir))
     predict = evaluation.compile_predictor(model)
-    ours, _ = prediction.load_predictor(str(run_dir))
+    ours = labeller(str(run_dir))
     found = agreement.count(
         PHOTOS,
         ours,
@@ -144,7 +148,7 @@ np.savez("found.npz", labels=labels, shares=shares, names=names,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.load(tmp_path / "found.npz")
-    predict, _ = prediction.load_predictor(str(run_dir))
+    predict = labeller(str(run_dir))
     np.testing.assert_array_equal(found["labels"], [predict(pair[0])] * 2)
     assert (found["labels"].dtype, found["shares"].dtype) == (np.uint8, np.float32)
     assert found["shares"].shape == (2, 40, 70, 6)

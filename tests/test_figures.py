@@ -60,6 +60,36 @@ def test_overlay_leaves_the_background_and_paints_the_rest(
     assert (painted[mask == 14] != image[mask == 14]).any(-1).mean() > 0.9
 
 
+@pytest.mark.parametrize("shape", [(64, 48), (1, 1), (1, 9), (900, 700)])
+@pytest.mark.parametrize("opacity", [0.0, 0.55, 0.8])
+def test_an_overlay_is_what_is_painted_laid_over_the_photo(
+    shape: tuple[int, int], opacity: float
+) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (*shape, 3), np.uint8)
+    coarse = random.choice(np.uint8([0, 0, 3, 58, 255]), (9, 7))
+    mask = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_NEAREST)
+    mask[:, : shape[1] // 5] = 0
+    painted = figures.paint(mask, palette(59), opacity).astype(float)
+    weight = painted[..., 3:] / 255
+    expected = np.rint(image * (1 - weight) + painted[..., :3] * weight)
+    before = image.copy()
+    shown = figures.overlay(image, mask, palette(59), opacity)
+    assert abs(shown - expected).max() <= 1
+    np.testing.assert_array_equal(image, before)
+    assert figures.overlay(image, mask, palette(59), opacity, out=image) is image
+    np.testing.assert_array_equal(image, shown)
+
+
+def test_labels_of_any_integer_type_are_laid_over(
+    images: np.ndarray, masks: np.ndarray
+) -> None:
+    expected = figures.overlay(images[0], masks[0], palette(59))
+    for kind in (np.int64, np.int32):
+        shown = figures.overlay(images[0], masks[0].astype(kind), palette(59))
+        np.testing.assert_array_equal(shown, expected)
+
+
 def test_overlay_outlines_labels_and_shows_plain_colours_at_full_opacity(
     images: np.ndarray, masks: np.ndarray
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,6 +102,47 @@ def test_names_that_would_not_fit_are_left_out() -> None:
     names = ["null", "dress", "flat", "narrow"]
     found = regions.named_places(mask, names, 10, (100, 100))
     assert [name for name, _, _ in found] == ["dress"]
+
+
+def test_small_classes_are_passed_over_where_no_name_would_fit() -> None:
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 40, (24, 16), np.uint8)
+    mask = cv2.resize(coarse, (96, 144), interpolation=cv2.INTER_NEAREST)
+    mask[20:100, 10:80] = 7
+    names = [f"{label}" for label in range(40)]
+    every = {place.label: place for place in regions.find_places(mask)}
+    for size in (5, 9, 14):
+        fits = {
+            names[label]
+            for label, place in every.items()
+            if place.height * 144 >= 0.8 * size
+            and place.width * 96 * 1.5 >= 0.56 * size * len(names[label])
+        }
+        found = regions.named_places(mask, names, size, (144, 96))
+        assert {name for name, _, _ in found} == fits
+        assert "7" in fits
+
+
+def test_names_of_a_large_photo_stand_where_those_of_a_small_one_do() -> None:
+    mask = np.zeros((200, 160), np.uint8)
+    mask[30:150, 20:130] = 1
+    large = cv2.resize(mask, None, fx=5, fy=5, interpolation=cv2.INTER_NEAREST)
+    centres = []
+    for shown in (mask, large):
+        picture = np.full((*shown.shape, 3), 128, np.uint8)
+        regions.draw_names(picture, shown, ["null", "dress"])
+        rows, columns = np.nonzero((picture != 128).any(-1))
+        centres.append([rows.mean() / len(shown), columns.mean() / shown.shape[1]])
+    assert centres[0] == pytest.approx(centres[1], abs=0.02)
+
+
+def test_a_name_is_cut_at_the_border() -> None:
+    mask = np.zeros((100, 60), np.uint8)
+    mask[20:60, 0:50] = 1
+    picture = np.full((100, 60, 3), 128, np.uint8)
+    regions.draw_names(picture, mask, ["null", "turtleneck"])
+    assert (picture[20:60, 0] != 128).any()
+    assert (picture[70:] == 128).all()
 
 
 def test_names_are_written_white_on_dark_within_the_picture() -> None:

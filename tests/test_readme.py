@@ -91,7 +91,7 @@ def test_the_documented_steps_run_one_after_the_other(
         extra = SMALL if command.startswith("trainer.task") else ()
         done = run_command(*shlex.split(shorter), *extra, cwd=tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert len(list((tmp_path / "predictions").glob("*.overlay.png"))) == 14
+    assert len(list((tmp_path / "predictions").glob("*.overlay.jpg"))) == 14
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from tests.conftest import ROOT, SMALL, run_command
 from trainer.results import report
@@ -102,31 +103,49 @@ def test_a_file_that_cannot_be_written_is_one_line(finished_run: Path) -> None:
     assert "no/such/folder/scores.json: No such file" in done.stderr
 
 
-@pytest.mark.parametrize("model", ["", "export"])
+@pytest.fixture(scope="module")
+def predicted(finished_run: Path, drawn: Path, tmp_path_factory: Any) -> dict[str, Any]:
+    """`trainer.predict` by the run and by its export: folders and what was said."""
+    work = tmp_path_factory.mktemp("predicted")
+    photos = shutil.copytree(drawn / "photos", work / "photos" / "more")
+    (photos.parent / "bad.jpg").write_bytes(b"no photo")
+    found = {}
+    for model in ("run", "export"):
+        found[model] = run_command(
+            "trainer.predict",
+            f"--model={finished_run if model == 'run' else finished_run / 'export'}",
+            f"--input={photos.parent}",
+            f"--output_dir={work / model}",
+            "--batch_size=5",
+            cwd=work,
+        )
+    return {"work": work, **found}
+
+
+@pytest.mark.parametrize("model", ["run", "export"])
 def test_predict_writes_labels_at_the_photos_size_and_names_a_bad_photo(
-    model: str, finished_run: Path, drawn: Path, tmp_path: Path
+    model: str, predicted: dict[str, Any]
 ) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    (photos / "good.jpg").write_bytes((drawn / "photos" / "0001.jpg").read_bytes())
-    (photos / "bad.jpg").write_bytes(b"no photo")
-    done = run_command(
-        "trainer.predict",
-        f"--model={finished_run / model}",
-        f"--input={photos}",
-        f"--output_dir={tmp_path / 'out'}",
-        cwd=tmp_path,
-    )
+    done, out = predicted[model], predicted["work"] / model
     assert done.returncode == 42, done.stderr
     assert "bad.jpg: cannot be decoded" in done.stdout
-    assert sorted(os.listdir(tmp_path / "out")) == [
-        *("good.json", "good.labels.png", "good.overlay.png"),
-    ]
-    labels = cv2.imread(str(tmp_path / "out" / "good.labels.png"), cv2.IMREAD_UNCHANGED)
+    assert "Predicted: 14 photos" in done.stdout
+    assert os.listdir(out) == ["more"]
+    assert len(os.listdir(out / "more")) == 3 * 14
+    with Image.open(out / "more" / "0001.labels.png") as picture:
+        labels = np.asarray(picture)
+        assert picture.mode == "P"
     assert labels.shape == (300, 200)
     assert labels.max() < 59
-    shares = json.loads((tmp_path / "out" / "good.json").read_text())["classes"]
-    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+    areas = json.loads((out / "more" / "0001.json").read_text())["classes"]
+    assert sum(area["pixels"] for area in areas.values()) == labels.size
+
+
+def test_a_run_and_its_export_predict_the_same(predicted: dict[str, Any]) -> None:
+    one, other = (predicted["work"] / model / "more" for model in ("run", "export"))
+    for path in one.glob("*.labels.png"):
+        with Image.open(path) as run, Image.open(other / path.name) as export:
+            np.testing.assert_array_equal(np.asarray(run), np.asarray(export))
 
 
 def test_the_exported_model_needs_tensorflow_alone(

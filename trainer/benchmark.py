@@ -4,6 +4,7 @@ python -m trainer.benchmark --what=convert --dataset=/data/clothing-co-parsing
 python -m trainer.benchmark --what=input --batch_size=64 --json=input.json
 python -m trainer.benchmark --what=train --encoder=mobilenetv2
 python -m trainer.benchmark --what=step --batch_size=16
+python -m trainer.benchmark --what=predict --model=runs/first --batch_size=16
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ shared.define_recipe_flags()
 shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
 
-_PARTS = ("convert", "input", "train", "step", "startup")
+_PARTS = ("convert", "input", "train", "step", "predict", "startup")
 _WHAT = flags.DEFINE_enum(
     "what",
     "all",
@@ -27,7 +28,14 @@ _WHAT = flags.DEFINE_enum(
     "train: training steps on real input beside steps on one batch repeated; input: "
     "decoding and augmentation beside a bare warp, and then what train measures; step: "
     "the loop of trainer.task beside a bare one, for two models, and a checkpoint; "
-    "startup: the time to the first step beside bare TensorFlow's",
+    "predict: photos to written labels and overlays beside the bare model; startup: "
+    "the time to the first step beside bare TensorFlow's",
+)
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "predict: a run directory or an export (default: the recipe's model with random "
+    "weights)",
 )
 _JSON = flags.DEFINE_string("json", None, "file for the measurements (default: none)")
 _REPEATS = flags.DEFINE_integer(
@@ -55,6 +63,7 @@ def main(argv: list[str]) -> None:
         input_limits=shared.input_arguments(),
         seed=_SEED.value,
         repeats=_REPEATS.value,
+        model=_MODEL.value,
     )
     parts = _PARTS if _WHAT.value == "all" else [_WHAT.value]
     suite.run(parts, settings, path=_JSON.value)

@@ -18,6 +18,8 @@ class Settings:
       input_limits: keyword arguments of `limits.settle`.
       seed: of weights, order and augmentation.
       repeats: how often what is compared is measured, in turns.
+      model: a run directory or an export that predicts; None: the recipe's model with
+        random weights.
     """
 
     recipe: Recipe
@@ -25,3 +27,4 @@ class Settings:
     input_limits: dict[str, int]
     seed: int
     repeats: int
+    model: str | None = None

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from trainer.benchmarks.measurements import Measurement, publish
 from trainer.benchmarks.settings import Settings
 
-_ON_DEVICES = {"input", "train", "step"}
+_ON_DEVICES = {"input", "train", "step", "predict"}
 
 
 def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
     """Measures parts one after the other; prints a table and writes JSON.
 
     Args:
-      parts: of "convert", "input", "train", "step" and "startup".
+      parts: of "convert", "input", "train", "step", "predict" and "startup".
       settings: of all parts.
       path: JSON file to write, or None.
 
@@ -51,6 +51,10 @@ def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
         from trainer.benchmarks import steps
 
         measured += steps.measure(settings, devices)
+    if "predict" in parts:
+        from trainer.benchmarks import prediction
+
+        measured += prediction.measure(settings)
     if "startup" in parts:
         from trainer.benchmarks import startup
 

@@ -116,11 +116,11 @@ def count_pixels(mask: np.ndarray, classes: int) -> np.ndarray:
     Raises:
       ValueError: a label is neither a class nor 255.
     """
-    if mask.size < _EXACT:
-        counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel()
-        counts = counts.astype(np.int64)
-    else:
-        counts = np.bincount(mask.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    rows = max(1, (_EXACT - 1) // mask.shape[1])
+    for top in range(0, len(mask), rows):
+        part = cv2.calcHist([mask[top : top + rows]], [0], None, [256], [0, 256])
+        counts += part.ravel().astype(np.int64)
     if counts[classes:IGNORE_LABEL].any():
         raise ValueError("a label that is no class")
     return counts[:classes]

@@ -15,12 +15,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from trainer.data import images, integrity, matfile
+from trainer.data import colours, images, integrity, matfile
 from trainer.data.integrity import JPEG_SIGNATURE, PNG_SIGNATURE
 from trainer.labels import IGNORE_LABEL
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 MASK_ENDINGS = (".mat", ".png")
+PHOTO_FORMATS = ("JPEG", "PNG")
+"""Pillow's names of what photos of a dataset may be."""
 
 _REPLACE = "replace the file"
 _INTEGERS = "save a matrix of integers, such as uint8"
@@ -106,9 +108,11 @@ class Photo:
 
     Attributes:
       file: its name, for messages.
-      encoded: JPEG or PNG bytes.
+      encoded: JPEG or PNG bytes, or another of the formats it was opened with.
       height, width: in pixels, as viewers show it.
       plain: a JPEG that every decoder shows the same way: upright, grey or RGB.
+      turned: its EXIF orientation, 1 to 8.
+      special: the formats of Pillow, which must decode it; (): OpenCV does.
     """
 
     file: str
@@ -116,6 +120,8 @@ class Photo:
     height: int
     width: int
     plain: bool
+    turned: int = 1
+    special: tuple[str, ...] = ()
 
     def decode(self, at_least: int = 0) -> np.ndarray:
         """The pixels: uint8 `[h, w, 3]` RGB.
@@ -128,6 +134,8 @@ class Photo:
         Raises:
           BadSample: cannot be decoded.
         """
+        if self.special:
+            return self._decode_special()
         scale = 1
         while at_least and scale < 8 and self.encoded[:2] == JPEG_SIGNATURE:
             if min(self.height, self.width) // (2 * scale) < at_least:
@@ -142,9 +150,26 @@ class Photo:
             raise BadSample(self.file, f"cannot be decoded as an image; {_REPLACE}")
         return image
 
+    def _decode_special(self) -> np.ndarray:
+        # Pillow raises a different exception for every way in which a file is broken.
+        try:
+            return colours.decode(self.encoded, self.special, self.turned)
+        except MemoryError:
+            raise
+        except Exception as error:
+            text = f"cannot be decoded as an image ({error}); {_REPLACE}"
+            raise BadSample(self.file, text) from error
 
-def open_photo(encoded: bytes, file: str) -> Photo:
+
+def open_photo(
+    encoded: bytes, file: str, formats: tuple[str, ...] = PHOTO_FORMATS
+) -> Photo:
     """Reads the header of a photo and looks for its end.
+
+    Args:
+      encoded: the file.
+      file: its name, for messages.
+      formats: of Pillow, that it may have.
 
     Raises:
       BadSample: empty, truncated or no image.
@@ -157,9 +182,10 @@ def open_photo(encoded: bytes, file: str) -> Photo:
         _check_png(encoded, file)
     # Pillow raises a different exception for every way in which a header is broken.
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as header:
+        with Image.open(io.BytesIO(encoded), formats=formats) as header:
             width, height = header.size
             kind, mode = header.format, header.mode
+            special = formats if colours.needs_pillow(header) else ()
             turned = _orientation(header.info.get("exif", b""))
     except Exception as error:
         raise BadSample(file, f"cannot be decoded as an image; {_REPLACE}") from error
@@ -167,7 +193,7 @@ def open_photo(encoded: bytes, file: str) -> Photo:
     if turned in (5, 6, 7, 8):
         width, height = height, width
     plain = kind == "JPEG" and mode in ("L", "RGB") and turned == 1
-    return Photo(file, encoded, height, width, plain)
+    return Photo(file, encoded, height, width, plain, turned, special)
 
 
 def _orientation(exif: bytes) -> int:

@@ -20,6 +20,22 @@ the scores, `[N, T, T]`."""
 _BATCH = 16
 
 
+def compile_labels(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+    """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`; traced once for any N.
+
+    Args:
+      model: see `build_model`.
+    """
+    shape = [None, *model.input_shape[1:]]
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)])
+    def labels_of(images: tf.Tensor) -> tf.Tensor:
+        logits = model(tf.cast(images, tf.float32), training=False)
+        return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+
+    return labels_of
+
+
 def compile_predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """uint8 images `[N, S, S, 3]` -> uint8 labels `[N, S, S]`, in batches of 16."""
 

@@ -41,6 +41,10 @@ __all__ = [
 
 MOST_EXAMPLES = 8
 _TILE = 256
+_STRIP = 1 << 18
+"""Pixels."""
+_DARKER = 0.6
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def legend_labels(*masks: np.ndarray) -> list[int]:
@@ -83,30 +87,63 @@ def paint(mask: np.ndarray, colours: np.ndarray, opacity: float = 0.55) -> np.nd
       colours: uint8 `[256, 3]` RGB, as from `palette`.
       opacity: 0..1 of the colours; one pixel wide outlines of the labels are opaque.
     """
-    padded = np.pad(mask, 1, mode="edge")
-    edge = np.zeros(mask.shape, bool)
-    for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2]):
-        edge |= neighbour != mask
-    edge |= padded[1:-1, 2:] != mask
-    shade = colours[mask] * np.where(edge, 0.6, 1.0)[..., None]
+    edge = _outlines(np.ascontiguousarray(mask, np.uint8)) > 0
+    shade = colours[mask] * np.where(edge, _DARKER, 1.0)[..., None]
     alpha = np.where(edge, 1.0, opacity) * (mask > 0)
     painted = np.concatenate([shade, 255 * alpha[..., None]], axis=-1)
     return np.rint(painted).astype(np.uint8)
 
 
+def _outlines(mask: np.ndarray) -> np.ndarray:
+    """uint8 `[H, W]`, not 0 where a pixel has a neighbour of another label."""
+    return cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, _CROSS)
+
+
 def overlay(
-    image: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: float = 0.55
+    image: np.ndarray,
+    mask: np.ndarray,
+    colours: np.ndarray,
+    opacity: float = 0.55,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Lays label colours over a photo: uint8 `[H, W, 3]`, label 0 is left as it was.
+    """Lays what `paint` gives over a photo: uint8 `[H, W, 3]`, label 0 as it was.
+
+    Done strip by strip, so that a photo of any size takes little more memory.
 
     Args:
       image: uint8 `[H, W, 3]` RGB.
       mask, colours, opacity: see `paint`.
+      out: where to; may be `image` itself. None: a new array.
     """
-    painted = paint(mask, colours, opacity)
-    weight = painted[..., 3:] / 255
-    shown = image * (1 - weight) + painted[..., :3] * weight
-    return np.rint(shown).astype(np.uint8)
+    shown = image.copy("C") if out is None else out
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    mask = np.ascontiguousarray(mask, np.uint8)
+    left, first, wide, high = cv2.boundingRect(mask)
+    rows = max(1, _STRIP // max(wide, 1))
+    for top in range(first, first + high, rows):
+        end = min(top + rows, first + high)
+        part = slice(top, end), slice(left, left + wide)
+        above, before = max(top - 1, 0), max(left - 1, 0)
+        edge = _outlines(mask[above : end + 1, before : left + wide + 1])
+        edge = edge[top - above :, left - before :][: end - top, :wide]
+        tinted = _tint(image[part], mask[part], edge, table, opacity)
+        cv2.copyTo(tinted, mask[part], shown[part])
+    return shown
+
+
+def _tint(
+    image: np.ndarray,
+    mask: np.ndarray,
+    edge: np.ndarray,
+    colours: np.ndarray,
+    opacity: float,
+) -> np.ndarray:
+    weight = round(255 * opacity) / 255
+    # `colours[mask]`, in a tenth of the time.
+    colour = cv2.applyColorMap(mask, colours[:, np.newaxis])
+    tinted = cv2.addWeighted(image, 1 - weight, colour, weight, 0)
+    return cv2.copyTo(cv2.convertScaleAbs(colour, alpha=_DARKER), edge, tinted)
 
 
 def _tile_size(images: np.ndarray) -> tuple[int, int]:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from trainer.data.images import resize_mask
 from trainer.labels import IGNORE_LABEL
 
 _LETTER = 0.56
 """Width of a letter on average, as a share of the font size."""
 _OVERHANG = 1.5
 """A name may be so many times as wide as its region: its rim keeps it readable."""
+_LOW = 0.8
+"""A region must be so many times as high as the font."""
+_FINE = 128
+"""Places are looked for on masks of so many pixels a side at most."""
+_MARGIN = 2
 _INK, _RIM = (255, 255, 255), (16, 20, 26)
 
 
@@ -28,7 +36,7 @@ class Place:
     height: float
 
 
-def find_places(mask: np.ndarray) -> list[Place]:
+def find_places(mask: np.ndarray, least: float = 0) -> list[Place]:
     """The roomiest place in the largest region of each class, the background aside.
 
     It is the point that is farthest from the region's border (its pole of
@@ -36,29 +44,36 @@ def find_places(mask: np.ndarray) -> list[Place]:
 
     Args:
       mask: uint8 `[H, W]` labels.
+      least: pixels that a class must have.
     """
-    present = np.unique(mask)
+    counts = np.bincount(mask.ravel(), minlength=256)
+    counts[[0, IGNORE_LABEL]] = 0
     return [
-        _roomiest(mask == label, int(label))
-        for label in present[(present > 0) & (present != IGNORE_LABEL)]
+        _roomiest(mask == label, int(label)) for label in np.flatnonzero(counts > least)
     ]
 
 
 def _roomiest(region: np.ndarray, label: int) -> Place:
     """The place in the largest connected part of bool `[H, W]`."""
-    _, parts, facts, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8))
-    largest = parts == 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
-    padded = np.pad(largest, 1).astype(np.uint8)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
-    gaps = np.flatnonzero(~np.pad(largest[row], 1)) - 1
-    right = int(gaps[np.searchsorted(gaps, column)])
-    left = int(gaps[np.searchsorted(gaps, column) - 1]) + 1
     height, width = region.shape
+    x, y, wide, high = cv2.boundingRect(region.view(np.uint8))
+    found = region[y : y + high, x : x + wide].view(np.uint8)
+    _, parts, facts, _ = cv2.connectedComponentsWithStats(found)
+    number = 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
+    across, down, wide, high = facts[number, : cv2.CC_STAT_AREA]
+    largest = parts[down : down + high, across : across + wide] == number
+    x, y = x + across, y + down
+    padded = np.zeros((high + 2, wide + 2), np.uint8)
+    padded[1:-1, 1:-1] = largest
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
+    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
+    gaps = np.flatnonzero(padded[row] == 0) - 1
+    place = int(np.searchsorted(gaps, column - 1))
+    right, left = int(gaps[place]), int(gaps[place - 1]) + 1
     return Place(
         label=label,
-        x=(left + right) / 2 / width,
-        y=(float(row) + 0.5) / height,
+        x=(x + (left + right) / 2) / width,
+        y=(y + float(row) - 0.5) / height,
         width=(right - left) / width,
         height=2 * float(depth[row, column]) / height,
     )
@@ -76,11 +91,13 @@ def named_places(
       shape: height and width of the picture, in the units of `size`.
     """
     height, width = shape
+    # A region as high as is asked for below holds a circle of this diameter.
+    circle = math.pi / 4 * (_LOW * size * len(mask) / height) ** 2
     return [
         (names[place.label], place.x * width, place.y * height)
-        for place in find_places(mask)
+        for place in find_places(mask, circle)
         if place.label < len(names)
-        and place.height * height >= 0.8 * size
+        and place.height * height >= _LOW * size
         and place.width * width * _OVERHANG >= _LETTER * size * len(names[place.label])
     ]
 
@@ -90,13 +107,44 @@ def write_names(
 ) -> np.ndarray:
     """A copy of uint8 `[H, W, 3]` with the names of uint8 `[H, W]` labels on it."""
     picture = np.ascontiguousarray(picture).copy()
-    size = max(11, round(0.045 * min(mask.shape)))
-    font = cv2.FontFace("sans")
-    for name, x, y in named_places(mask, names, size, mask.shape):
-        left, top, wide, high = cv2.getTextSize((0, 0), name, (0, 0), font, size, 600)
-        spot = (round(x - wide / 2 - left), round(y - high / 2 - top))
-        for across, down in ((-1, 0), (1, 0), (0, -1), (0, 1), (1, 1), (-1, -1)):
-            near = (spot[0] + across, spot[1] + down)
-            cv2.putText(picture, name, near, _RIM, font, size, 600)
-        cv2.putText(picture, name, spot, _INK, font, size, 600)
+    draw_names(picture, mask, names)
     return picture
+
+
+def draw_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> None:
+    """Writes the names of uint8 `[H, W]` labels on uint8 `[H, W, 3]` itself."""
+    size = max(11, round(0.045 * min(mask.shape)))
+    scale = min(1.0, _FINE / max(mask.shape))
+    coarse = resize_mask(mask, *(max(1, round(scale * side)) for side in mask.shape))
+    for name, x, y in named_places(coarse, names, size, mask.shape):
+        _press(picture, _stamp(name, size), x, y)
+
+
+@functools.lru_cache(maxsize=512)
+def _stamp(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each pixel rim and ink cover: two float32 `[h, w, 1]` in 0..1."""
+    font = cv2.FontFace("sans")
+    left, top, wide, high = cv2.getTextSize((0, 0), text, (0, 0), font, size, 600)
+    ink = np.zeros((high + 2 * _MARGIN, wide + 2 * _MARGIN), np.uint8)
+    spot = (_MARGIN - left, _MARGIN - top)
+    cv2.putText(ink, text, spot, (255,), font, size, 600)
+    rim = cv2.dilate(ink, np.ones((3, 3), np.uint8))
+    covered = (layer[..., np.newaxis].astype(np.float32) / 255 for layer in (rim, ink))
+    return next(covered), next(covered)
+
+
+def _press(
+    picture: np.ndarray, stamp: tuple[np.ndarray, np.ndarray], x: float, y: float
+) -> None:
+    """Puts a stamp on uint8 `[H, W, 3]`, its middle at x, y; what is outside is cut."""
+    high, wide, _ = stamp[0].shape
+    left, top = round(x - wide / 2), round(y - high / 2)
+    rows = slice(max(-top, 0), max(min(high, len(picture) - top), 0))
+    columns = slice(max(-left, 0), max(min(wide, picture.shape[1] - left), 0))
+    part = picture[
+        top + rows.start : top + rows.stop, left + columns.start : left + columns.stop
+    ]
+    rim, ink = (layer[rows, columns] for layer in stamp)
+    shown = part + (np.array(_RIM, np.float32) - part) * rim
+    shown += (np.array(_INK, np.float32) - shown) * ink
+    part[:] = np.rint(shown)

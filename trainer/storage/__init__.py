@@ -287,17 +287,23 @@ def read_text(path: str) -> str:
     return read_bytes(path).decode("utf-8")
 
 
-def write_bytes(path: str, content: bytes) -> None:
+def write_bytes(path: str, content: bytes, *, durable: bool = True) -> None:
     """Writes a whole file, so that a reader sees all of it or nothing.
 
     Local files are written beside their place and renamed; an object in a bucket
     appears only once it is complete.
+
+    Args:
+      path: local or remote.
+      content: of the file.
+      durable: wait until a local file is on the disk, so that it outlives the machine
+        going down. What can be made again need not.
     """
     if _in_bucket(path):
         buckets.write(path, content)
     else:
         with disk.partial(path) as name:
-            disk.write_durably(name, content)
+            disk.write(name, content, durable=durable)
             os.replace(name, path)
 
 

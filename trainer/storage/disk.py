@@ -117,10 +117,16 @@ def _create_in_place(path: str, content: bytes) -> bool:
 
 def write_durably(path: str, content: bytes) -> None:
     """Writes a file and waits until it is on the disk."""
+    write(path, content, durable=True)
+
+
+def write(path: str, content: bytes, *, durable: bool) -> None:
+    """Writes a file; a durable one is on the disk afterwards."""
     with open(path, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def copy(source: str, path: str) -> None:
