@@ -58,9 +58,9 @@ def card(records_dir: Path) -> Card:
 @pytest.mark.parametrize(
     ("given", "power", "beta", "bounds"),
     [
-        ({}, 0.5, None, (0.25, 8)),
+        ({}, 0.35, None, (0.25, 8)),
         ({"class_weight_power": 1.0}, 1, None, (0.25, 8)),
-        ({"class_weight_floor": 0.6, "class_weight_cap": 1.5}, 0.5, None, (0.6, 1.5)),
+        ({"class_weight_floor": 0.6, "class_weight_cap": 1.5}, 0.35, None, (0.6, 1.5)),
         ({"class_weights": "effective"}, None, 0.999, (0.25, 8)),
         (
             {"class_weights": "effective", "class_weight_beta": 0.5},

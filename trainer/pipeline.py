@@ -88,8 +88,7 @@ def run(
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     precision = options.settle_precision(precision)
-    replicas = devices.num_replicas_in_sync
-    options.check(recipe, xla=xla, replicas=replicas, precision=precision)
+    options.check(recipe, xla, devices.num_replicas_in_sync, precision)
     prepared, card, merged = _open_data(devices, data, groups)
     notices = [text for text in (fallback, prepared.notice) if text]
     log_batches(devices, recipe.batch_size)

@@ -48,7 +48,7 @@ def settle_precision(precision: str) -> str:
 
 
 def check(
-    recipe: Recipe, *, xla: bool, replicas: int, precision: str = "float32"
+    recipe: Recipe, xla: bool, replicas: int, precision: str = "float32"
 ) -> None:
     """Refuses what cannot work on these devices, before data is touched.
 
