@@ -455,6 +455,25 @@ def test_unnamed_layers_are_found_whatever_was_built_before() -> None:
     assert [layers[name] for name in order] == network.operations
 
 
+UNNAMED = ["mobilenetv3small", "convnexttiny"]
+UNNAMED += ["mobilenetv3large", "inceptionv3"] if FULL else []
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_skips_without_names_are_what_the_halving_layers_take(name: str) -> None:
+    registered = encoders.find(name)
+    layers = encoders._layers(
+        registered.constructor(include_top=False, weights=None, input_shape=(64, 64, 3))
+    )
+    for skip in registered.skips[:-1]:
+        if skip:
+            takers = [node.operation for node in layers[skip]._outbound_nodes]
+            sizes = {
+                node.outputs[0].shape[1] for x in takers for node in x._inbound_nodes
+            }
+            assert sizes - {layers[skip].output.shape[1]}, f"{name}: {skip}"
+
+
 def test_pixels_of_the_tutorials_preprocessing_keep_their_order() -> None:
     model = unet.build_model(
         spec(encoder="resnet50", preprocessing="unit", image_size=32)
