@@ -14,6 +14,7 @@ from trainer.data.examples import Examples
 from trainer.data.reader import Reader
 from trainer.engine.runs import read_config
 from trainer.engine.state import read_history
+from trainer.model import encoders
 from trainer.model.unet import ModelSpec
 from trainer.results import charts, diagram, figures, kept, report
 
@@ -121,11 +122,10 @@ def _stages(model: keras.Model, spec: ModelSpec) -> list[dict[str, Any]]:
     size = spec.image_size
     stages = [{"name": "image", "side": "input", "shape": [size, size, 3]}]
     encoder = model.get_layer(spec.encoder)
-    for output in encoder.outputs:
-        # A Keras tensor's name is its layer's.
-        layer = output._keras_history.operation.name
+    skips = [skip for skip in encoders.find(spec.encoder).skips if skip]
+    for skip, output in zip(skips, encoder.outputs, strict=True):
         stages.append(
-            {"name": layer, "side": "encoder", "shape": list(output.shape[1:])}
+            {"name": skip, "side": "encoder", "shape": list(output.shape[1:])}
         )
     for layer in model.layers:
         if layer.name.startswith("upsample_"):
