@@ -48,5 +48,6 @@ fi
 docker push --quiet "$image" >&2
 # The same image may have been pushed to other places too.
 name="${image%:"${image##*[:/]}"}"
-docker inspect --format '{{join .RepoDigests "\n"}}' "$image" |
-  grep --extended-regexp --max-count=1 "^(docker\.io/)?${name#docker.io/}@"
+# All of it first: grep ends at its first match, and a pipe would break behind it.
+names="$(docker inspect --format '{{join .RepoDigests "\n"}}' "$image")"
+grep --extended-regexp --max-count=1 "^(docker\.io/)?${name#docker.io/}@" <<<"$names"

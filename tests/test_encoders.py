@@ -364,7 +364,7 @@ def test_it_survives_export_and_reload(built: Built, tmp_path: Path) -> None:
     again.load_weights(tmp_path / "unet.weights.h5")
     np.testing.assert_allclose(again(np.float32(images)), logits, atol=tolerance)
 
-    export_model(built.unet, made_of, str(tmp_path / "export"))
+    export_model(built.unet, made_of, str(tmp_path / "export"), list(images))
     served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
     labels = served(images=tf.constant(images))["labels"].numpy()
     chosen = np.take_along_axis(logits, labels[..., None].astype(int), axis=-1)

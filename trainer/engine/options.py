@@ -47,9 +47,7 @@ def settle_precision(precision: str) -> str:
     return chosen
 
 
-def check(
-    recipe: Recipe, xla: bool, replicas: int, precision: str = "float32"
-) -> None:
+def check(recipe: Recipe, xla: bool, replicas: int, precision: str = "float32") -> None:
     """Refuses what cannot work on these devices, before data is touched.
 
     Raises:
