@@ -81,6 +81,15 @@ def test_an_overlay_is_what_is_painted_laid_over_the_photo(
     np.testing.assert_array_equal(image, shown)
 
 
+def test_labels_of_any_integer_type_are_laid_over(
+    images: np.ndarray, masks: np.ndarray
+) -> None:
+    expected = figures.overlay(images[0], masks[0], palette(59))
+    for kind in (np.int64, np.int32):
+        shown = figures.overlay(images[0], masks[0].astype(kind), palette(59))
+        np.testing.assert_array_equal(shown, expected)
+
+
 def test_overlay_outlines_labels_and_shows_plain_colours_at_full_opacity(
     images: np.ndarray, masks: np.ndarray
 ) -> None:

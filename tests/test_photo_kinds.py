@@ -192,6 +192,13 @@ def test_of_several_frames_or_pages_the_first_counts(kind: str) -> None:
     np.testing.assert_array_equal(decode(content), np.asarray(frames[0]))
 
 
+def test_a_camera_file_of_two_pictures_shows_the_first() -> None:
+    frames = [Image.new("RGB", (40, 20), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    image = decode(content)
+    assert abs(image.astype(int) - (255, 0, 0)).max() <= 3
+
+
 def test_values_without_a_known_range_are_refused() -> None:
     content = encoded(np.ones((8, 8), np.float32), "TIFF")
     with pytest.raises(BadSample, match=r"^p: cannot .* \(32 bits a channel; save it"):

@@ -84,7 +84,8 @@ class Conveyor:
             while self._decoding:
                 yield from self._label()
             while self._writing:
-                yield self._finish()
+                self._finish()
+                yield None
         finally:
             self._pool.shutdown(cancel_futures=True)
 
@@ -97,7 +98,8 @@ class Conveyor:
         pixels = sum(photo.height * photo.width for _, photo in photos)
         while self._pixels and self._pixels + pixels > self._most:
             if self._writing:
-                yield self._finish()
+                self._finish()
+                yield None
             else:
                 yield from self._label()
         self._pixels += pixels
@@ -117,7 +119,8 @@ class Conveyor:
         """Puts the oldest decoded group through the model and has it written."""
         yield from self._predict(self._decoding.popleft())
         while self._writing and self._writing[0][1].done():
-            yield self._finish()
+            self._finish()
+            yield None
 
     def _predict(self, group: list[tuple[int, Future]]) -> list[BadSample]:
         """Submits what is to be written; the problems of photos that are not."""

@@ -87,7 +87,7 @@ def paint(mask: np.ndarray, colours: np.ndarray, opacity: float = 0.55) -> np.nd
       colours: uint8 `[256, 3]` RGB, as from `palette`.
       opacity: 0..1 of the colours; one pixel wide outlines of the labels are opaque.
     """
-    edge = _outlines(np.ascontiguousarray(mask)) > 0
+    edge = _outlines(np.ascontiguousarray(mask, np.uint8)) > 0
     shade = colours[mask] * np.where(edge, _DARKER, 1.0)[..., None]
     alpha = np.where(edge, 1.0, opacity) * (mask > 0)
     painted = np.concatenate([shade, 255 * alpha[..., None]], axis=-1)
@@ -116,7 +116,9 @@ def overlay(
       out: where to; may be `image` itself. None: a new array.
     """
     shown = image.copy("C") if out is None else out
-    mask = np.ascontiguousarray(mask)
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    mask = np.ascontiguousarray(mask, np.uint8)
     left, first, wide, high = cv2.boundingRect(mask)
     rows = max(1, _STRIP // max(wide, 1))
     for top in range(first, first + high, rows):
@@ -125,8 +127,8 @@ def overlay(
         above, before = max(top - 1, 0), max(left - 1, 0)
         edge = _outlines(mask[above : end + 1, before : left + wide + 1])
         edge = edge[top - above :, left - before :][: end - top, :wide]
-        tinted = _tint(image[part], mask[part], edge, colours, opacity)
-        shown[part] = cv2.copyTo(tinted, mask[part], shown[part])
+        tinted = _tint(image[part], mask[part], edge, table, opacity)
+        cv2.copyTo(tinted, mask[part], shown[part])
     return shown
 
 
@@ -138,15 +140,10 @@ def _tint(
     opacity: float,
 ) -> np.ndarray:
     weight = round(255 * opacity) / 255
-    tinted = cv2.addWeighted(image, 1 - weight, _look_up(colours, mask), weight, 0)
-    return cv2.copyTo(_look_up(colours * _DARKER, mask), edge, tinted)
-
-
-def _look_up(colours: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`colours[mask]`, in a tenth of the time."""
-    table = np.full((256, 1, 3), 0, np.uint8)
-    table[: len(colours), 0] = np.rint(colours)
-    return cv2.applyColorMap(mask, table)
+    # `colours[mask]`, in a tenth of the time.
+    colour = cv2.applyColorMap(mask, colours[:, np.newaxis])
+    tinted = cv2.addWeighted(image, 1 - weight, colour, weight, 0)
+    return cv2.copyTo(cv2.convertScaleAbs(colour, alpha=_DARKER), edge, tinted)
 
 
 def _tile_size(images: np.ndarray) -> tuple[int, int]:

@@ -145,6 +145,6 @@ def _press(
         top + rows.start : top + rows.stop, left + columns.start : left + columns.stop
     ]
     rim, ink = (layer[rows, columns] for layer in stamp)
-    shown = part + (np.float32(_RIM) - part) * rim
-    shown += (np.float32(_INK) - shown) * ink
+    shown = part + (np.array(_RIM, np.float32) - part) * rim
+    shown += (np.array(_INK, np.float32) - shown) * ink
     part[:] = np.rint(shown)
