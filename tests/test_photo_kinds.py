@@ -233,14 +233,3 @@ def test_a_label_picture_holds_ids_and_shows_colours() -> None:
         np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colours[mask])
     shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(shown[..., ::-1], colours[mask])
-
-
-@pytest.mark.parametrize("shape", [(512, 512), (830, 550), (1301, 977), (90, 60)])
-def test_shrinking_in_two_steps_is_close_to_one(shape: tuple[int, int]) -> None:
-    small = np.random.default_rng(0).integers(0, 256, (9, 6, 3), np.uint8)
-    image = cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
-    shrunk = images.shrink_image(image, 64, 64).astype(int)
-    assert shrunk.shape == (64, 64, 3)
-    apart = abs(shrunk - images.resize_image(image, 64, 64))
-    assert apart.max() <= 6
-    assert apart.mean() < 1

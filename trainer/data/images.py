@@ -129,22 +129,6 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=method)
 
 
-def shrink_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Like `resize_image`, at a fraction of the time for large images.
-
-    Squares of whole pixels are averaged first, down to twice the new size at least;
-    where the size is no multiple of their side, less than 1/512 of it is cut at each
-    border.
-    """
-    side = min(image.shape[0] // (2 * height), image.shape[1] // (2 * width))
-    if side > 1:
-        rows, columns = (length // side for length in image.shape[:2])
-        top, left = (length % side // 2 for length in image.shape[:2])
-        whole = image[top : top + rows * side, left : left + columns * side]
-        image = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
-    return resize_image(image, height, width)
-
-
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 `[h, w]` -> uint8 `[height, width]` by nearest neighbour, always.
 

@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import storage
+from trainer.data.images import resize_image, resize_mask
+from trainer.data.resizing import resize_images, resize_labels
 from trainer.labels import palette
 from trainer.model.unet import ModelSpec
 from trainer.results import agreement
@@ -20,8 +22,8 @@ _PHOTOS = [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")]
 class Serving(tf.Module):
     """A model that takes photos as they are; what a SavedModel holds.
 
-    Predictions from a run directory and those of its SavedModel are this one graph, so
-    they are equal in every pixel.
+    It resizes as OpenCV does for training, scores and `trainer.predict`, so its labels
+    are theirs in every pixel.
 
     Attributes:
       label_names: class names in id order, strings `[C]`.
@@ -46,11 +48,10 @@ class Serving(tf.Module):
         Labels at the model's size are enlarged by nearest neighbour, as they are for
         the scores at original size.
         """
-        logits = self.model(shrink(images, self._size), training=False)
-        labels = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)[..., tf.newaxis]
-        nearest = tf.image.ResizeMethod.NEAREST_NEIGHBOR
-        labels = tf.image.resize(labels, tf.shape(images)[1:3], nearest)
-        return {"labels": labels[..., 0]}
+        logits = self.model(resize_images(images, self._size), training=False)
+        labels = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+        height, width = tf.unstack(tf.shape(images)[1:3])
+        return {"labels": resize_labels(labels, height, width)}
 
     @tf.function(input_signature=_PHOTOS)
     def probabilities(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -59,24 +60,9 @@ class Serving(tf.Module):
         Those of the model's size are enlarged bilinearly. They take 4·H·W·C bytes a
         photo; photos of S x S get the model's own.
         """
-        logits = self.model(shrink(images, self._size), training=False)
+        logits = self.model(resize_images(images, self._size), training=False)
         shares = tf.nn.softmax(logits)
         return {"probabilities": tf.image.resize(shares, tf.shape(images)[1:3])}
-
-
-def shrink(images: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 `[B, H, W, 3]` -> float32 `[B, size, size, 3]`, whole numbers in 0..255.
-
-    `data.images.resize_image` in TensorFlow's operations: the model sees what it was
-    trained on. A value differs from OpenCV's by 1 at most.
-    """
-    square = (size, size)
-    resized = tf.cond(
-        tf.reduce_any(2 * size <= tf.shape(images)[1:3]),
-        lambda: tf.image.resize(images, square, tf.image.ResizeMethod.AREA),
-        lambda: tf.image.resize(images, square),
-    )
-    return tf.round(resized)
 
 
 def export_model(
@@ -105,10 +91,18 @@ def export_model(
     loaded = tf.saved_model.load(folder)
     equal = agreement.count(
         photos,
-        lambda photo: ours.serve(photo[np.newaxis])["labels"].numpy(),
-        lambda photo: loaded.serve(photo[np.newaxis])["labels"].numpy(),
+        lambda photo: _labels_by_opencv(ours, photo),
+        lambda photo: loaded.serve(photo[np.newaxis])["labels"][0].numpy(),
     )
     agreement.write(folder, "saved_model", equal)
+
+
+def _labels_by_opencv(serving: Serving, photo: np.ndarray) -> np.ndarray:
+    """A photo's labels as training, scores and `trainer.predict` resize: by OpenCV."""
+    size = int(serving.image_size.numpy())
+    small = resize_image(photo, size, size)
+    labels = serving.serve(small[np.newaxis])["labels"][0].numpy()
+    return resize_mask(labels, *photo.shape[:2])
 
 
 def write_classes(folder: str, spec: ModelSpec) -> None:

@@ -25,12 +25,13 @@ from tensorflow.python.framework.convert_to_constants import (
 from trainer import storage
 from trainer.data import examples
 from trainer.data.card import Card, read_card
+from trainer.data.images import resize_image
 from trainer.engine import runs, state
 from trainer.errors import SeamlineError
 from trainer.model.unet import ModelSpec, build_model
 from trainer.results import agreement
 from trainer.results.agreement import Labels
-from trainer.results.export import Serving, export_model, shrink, write_classes
+from trainer.results.export import Serving, export_model, write_classes
 from trainer.storage import tf_files
 
 _CALIBRATION = 200
@@ -158,11 +159,11 @@ def _calibration_of(records_dir: str, card: Card, size: int) -> Calibration:
 def _at_model_size(
     model: keras.Model, spec: ModelSpec, photos: list[np.ndarray], theirs: Labels
 ) -> tuple[list[np.ndarray], Labels, Labels]:
-    """Arguments of `agreement.count`: both label a photo resized as in `Serving`."""
+    """Arguments of `agreement.count`: both label photos resized as for the training."""
     ours = Serving(model, spec)
 
     def shrunk(photo: np.ndarray) -> np.ndarray:
-        return shrink(photo[np.newaxis], spec.image_size)[0].numpy().astype(np.uint8)
+        return resize_image(photo, spec.image_size, spec.image_size)
 
     return (
         photos,

@@ -177,7 +177,7 @@ def _decode(
 ) -> Decoded:
     try:
         picture = photo.decode()
-        fitted = images.shrink_image(picture, size, size) if size else picture
+        fitted = images.resize_image(picture, size, size) if size else picture
     except MemoryError as error:
         text = f"{photo.width}x{photo.height} pixels do not fit into memory; shrink it"
         raise BadSample(file.path, text) from error
