@@ -24,9 +24,10 @@ from tests.options import (
 )
 from tests.test_survival import FULL
 from trainer import recipes
-from trainer.engine import loop, options, steps
+from trainer.engine import loop, options, precisions, steps
 from trainer.engine.job import Job
 from trainer.errors import SeamlineError
+from trainer.model.unet import ModelSpec, build_model
 
 
 def job_in(
@@ -151,7 +152,6 @@ def gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> Non
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
-        ((), "float32"),
         (((8, 0),), "bfloat16"),
         (((9, 0), (8, 9)), "bfloat16"),
         (((9, 0), (7, 5)), "float32"),
@@ -161,8 +161,94 @@ def test_auto_takes_bfloat16_where_all_gpus_multiply_it(
     capabilities: tuple, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(monkeypatch, *capabilities)
-    assert options.settle_precision("auto") == expected
-    assert options.settle_precision("float16") == "float16"
+    assert precisions.settle("auto") == expected
+    assert precisions.settle("float16") == "float16"
+
+
+@pytest.mark.parametrize(
+    ("speed", "expected"), [(1.75, "bfloat16"), (1.1, "float32"), (0.0, "float32")]
+)
+def test_auto_takes_bfloat16_on_a_cpu_that_is_faster_at_it(
+    speed: float,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(precisions, "bfloat16_speed", lambda: speed)
+    with caplog.at_level("INFO", logger="seamline"):
+        assert precisions.settle("auto") == expected
+    assert f"{expected}, since this CPU convolves {speed:.1f} times" in caplog.text
+
+
+def test_how_fast_this_cpu_is_at_bfloat16_is_measured_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    precisions.bfloat16_speed.cache_clear()
+    found = precisions.bfloat16_speed()
+    monkeypatch.setattr(precisions, "_convolution", None)
+    assert precisions.bfloat16_speed() == found
+    assert 0 <= found < 10
+
+
+def test_a_cpu_that_cannot_convolve_in_bfloat16_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(step: Callable) -> float:
+        raise tf.errors.AbortedError(None, None, "no primitive descriptor")
+
+    precisions.bfloat16_speed.cache_clear()
+    monkeypatch.setattr(precisions, "_processor_seconds", refuses)
+    recipe = recipes.RECIPES["default"]
+    with pytest.raises(
+        SeamlineError, match="--precision=bfloat16: there is no GPU, an"
+    ):
+        options.check(recipe, xla=False, replicas=1, precision="bfloat16")
+    options.check(recipe, xla=False, replicas=1, precision="float32")
+    precisions.bfloat16_speed.cache_clear()
+
+
+def small_unet(precision: str, decoder: str = "lateral") -> keras.Model:
+    keras.utils.set_random_seed(0)
+    spec = ModelSpec(
+        encoder="mobilenetv2",
+        encoder_training="finetune",
+        preprocessing="encoder",
+        image_size=32,
+        batch_norm_momentum=0.9,
+        precision=precision,
+        label_names=["a", "b", "c"],
+        decoder=decoder,
+    )
+    return build_model(spec)
+
+
+def computed_in(model: keras.Model, *kinds: type[keras.Layer]) -> set[str]:
+    layers = [x for x in model._flatten_layers() if type(x) in kinds]
+    return {x.compute_dtype for x in layers}
+
+
+@pytest.mark.parametrize("decoder", ["lateral", "pix2pix"])
+def test_on_a_cpu_dense_convolutions_alone_are_in_bfloat16(decoder: str) -> None:
+    low, exact = small_unet("bfloat16", decoder), small_unet("float32", decoder)
+    layers = keras.layers
+    kinds = (layers.Conv2D, layers.Conv2DTranspose)
+    assert computed_in(low, *kinds) == {"bfloat16"}
+    others = (layers.DepthwiseConv2D, layers.BatchNormalization, layers.ReLU)
+    assert computed_in(low, *others) == {"float32"}
+    assert {x.dtype for x in low.weights} == {"float32"}
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    found, expected = low(images), exact(images)
+    assert found.dtype == tf.float32
+    spread = float(tf.math.reduce_std(expected))
+    difference = float(tf.reduce_max(tf.abs(found - expected)))
+    assert 0 < difference < 0.2 * spread
+
+
+def test_on_a_gpu_all_layers_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    low = small_unet("bfloat16")
+    assert computed_in(low, keras.layers.BatchNormalization) == {"bfloat16"}
+    assert low.output.dtype == "float32"
 
 
 def compiled_by_xla(job: Job) -> bool:

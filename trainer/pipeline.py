@@ -18,7 +18,16 @@ from trainer.data.card import Card, has_card, read_card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
-from trainer.engine import announcing, evaluation, loop, options, runs, state, workers
+from trainer.engine import (
+    announcing,
+    evaluation,
+    loop,
+    options,
+    precisions,
+    runs,
+    state,
+    workers,
+)
 from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.strategy import build_strategy, log_batches
 from trainer.errors import SeamlineError
@@ -69,7 +78,7 @@ def run(
       run_dir: where results go; None: a folder under `runs/` named after all that
         shapes the result, so that the same command finds its run again.
       seed: of initial weights, order and augmentation.
-      precision: see `options.settle_precision`; weights and logits are float32 always.
+      precision: see `precisions.settle`; weights and logits are float32 always.
       xla: whether XLA compiles the training step.
       strategy, num_virtual_devices: see `build_strategy`.
       groups: see `label_groups.read`; None: the model knows the records' classes.
@@ -87,7 +96,7 @@ def run(
     recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
-    precision = options.settle_precision(precision)
+    precision = precisions.settle(precision)
     options.check(recipe, xla, devices.num_replicas_in_sync, precision)
     prepared, card, merged = _open_data(devices, data, groups)
     notices = [text for text in (fallback, prepared.notice) if text]

@@ -34,7 +34,7 @@ _PRECISION = flags.DEFINE_enum(
     "float32",
     ["float32", "bfloat16", "float16", "auto"],
     "numbers to compute in; weights, losses and logits are float32 always, and float16 "
-    "scales the loss; auto: bfloat16 on GPUs made for it, else float32",
+    "scales the loss; auto: bfloat16 on devices made for it, else float32",
 )
 _XLA = flags.DEFINE_boolean(
     "xla", False, "XLA compiles the training step; of one device only"

@@ -14,7 +14,7 @@ from trainer.data import augment, preparation
 from trainer.data.card import Card
 from trainer.data.inputs import Share
 from trainer.data.preparation import Outlook
-from trainer.engine import options, runs, state
+from trainer.engine import options, precisions, runs, state
 from trainer.engine.strategy import find_workers, local_devices
 from trainer.label_groups import LabelGroups
 from trainer.model import encoders, losses
@@ -176,7 +176,7 @@ def _check_run(
     """The run directory can be written, and holds no other run."""
     identity = None
     if recipe is not None and card is not None:
-        precision = options.settle_precision(asked.precision)
+        precision = precisions.settle(asked.precision)
         identity = runs.identify(recipe, asked.seed, precision, card, groups)
     run_dir = asked.run_dir or runs.FOLDER
     if not asked.run_dir and identity and card:

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.card import Card
-from trainer.engine import schedules
+from trainer.engine import precisions, schedules
 from trainer.engine.optimizers import Rates
 from trainer.errors import SeamlineError
 from trainer.model import class_weights, losses, stages
 from trainer.recipe_checks import check_batch_size, nearest_multiples
 from trainer.recipes import Recipe
-
-log = logging.getLogger("seamline")
-
-# NVIDIA's tensor cores multiply bfloat16 since Ampere.
-_BFLOAT16_SINCE = (8, 0)
-
-
-def settle_precision(precision: str) -> str:
-    """Settles "auto": bfloat16 if all GPUs multiply it, else float32; says why.
-
-    bfloat16 has the range of float32, so no loss needs scaling (Kalamkar et al., "A
-    Study of BFLOAT16 for Deep Learning Training", 2019).
-
-    Args:
-      precision: "auto", "float32", "bfloat16" or "float16".
-    """
-    if precision != "auto":
-        return precision
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    found = [x.get("compute_capability", (0, 0)) for x in details]
-    if not gpus:
-        chosen, reason = "float32", "no GPU"
-    elif all(capability >= _BFLOAT16_SINCE for capability in found):
-        chosen, reason = "bfloat16", "all GPUs have compute capability 8.0 or more"
-    else:
-        version = ".".join(map(str, min(found)))
-        chosen, reason = "float32", f"a GPU has compute capability {version}, below 8.0"
-    log.info("Precision: %s, since %s", chosen, reason)
-    return chosen
 
 
 def check(recipe: Recipe, xla: bool, replicas: int, precision: str = "float32") -> None:
@@ -59,10 +27,16 @@ def check(recipe: Recipe, xla: bool, replicas: int, precision: str = "float32") 
             f"--xla=true: XLA compiles the step of one device, and {replicas} replicas "
             "have one each; give --xla=false or --strategy=one_device"
         )
+    no_gpu = not tf.config.list_physical_devices("GPU")
+    if precision == "bfloat16" and no_gpu and not precisions.bfloat16_speed():
+        raise SeamlineError(
+            "--precision=bfloat16: there is no GPU, and this CPU cannot convolve so; "
+            "give --precision=float32"
+        )
     # Its gradients of 1x1 convolutions behind a ReLU stay float32: "mixed precision is
     # disallowed" (TensorFlow 2.21). The decoder pix2pix has none.
     low = precision in ("bfloat16", "float16") and recipe.decoder == "lateral"
-    if xla and low and not tf.config.list_physical_devices("GPU"):
+    if xla and low and no_gpu:
         raise SeamlineError(
             f"--xla=true: on a CPU, XLA cannot compile --precision={precision} with "
             "--decoder=lateral; give --xla=false or --precision=float32"

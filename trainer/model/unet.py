@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 
 import keras
+import tensorflow as tf
 
 from trainer.model import decoders, encoders
 
@@ -17,7 +18,7 @@ class ModelSpec:
     """All that is needed to build the same model again; saved as `model.json`.
 
     `precision` is "float32", "bfloat16" or "float16": what layers compute in, not what
-    weights and logits are.
+    weights and logits are. On a CPU, convolutions alone compute in bfloat16.
     """
 
     encoder: str
@@ -60,12 +61,15 @@ def build_model(
       SeamlineError: an unknown encoder, or weights that do not fit.
     """
     before = keras.config.dtype_policy()
-    mixed = "float32" if spec.precision == "float32" else f"mixed_{spec.precision}"
-    keras.config.set_dtype_policy(mixed)
+    alone = spec.precision == "bfloat16" and not tf.config.list_physical_devices("GPU")
+    whole = "float32" if alone or spec.precision == "float32" else spec.precision
+    keras.config.set_dtype_policy(whole if whole == "float32" else f"mixed_{whole}")
     try:
         model = _assemble(spec, encoder_weights)
     finally:
         keras.config.set_dtype_policy(before)
+    if alone:
+        _convolve_in_bfloat16(model)
     if synchronized:
         for layer in batch_norms(model):
             layer.synchronized = True
@@ -86,9 +90,21 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
         momentum=spec.batch_norm_momentum,
         dropout=spec.decoder_dropout,
     )
-    if logits.dtype != "float32":
+    if spec.precision != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
     return keras.Model(image, logits, name="unet")
+
+
+def _convolve_in_bfloat16(model: keras.Model) -> None:
+    """Dense convolutions alone, which is what CPUs with bfloat16 are faster at.
+
+    docs/training.md has what it gains.
+    """
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    for layer in model._flatten_layers():
+        if type(layer) in dense:
+            layer.dtype_policy = policy
 
 
 def _preprocess(image: keras.KerasTensor, spec: ModelSpec) -> keras.KerasTensor:
