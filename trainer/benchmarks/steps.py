@@ -1,4 +1,4 @@
-"""The training loop beside a bare one: what does all that we add to a step cost?"""
+"""The training loop beside a bare one and beside Keras: what does a step cost?"""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from trainer import dataset, pipeline
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
 from trainer.data.card import Card
+from trainer.engine import precisions
 from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.loop import Training
 from trainer.engine.state import Checkpoints, Progress
+from trainer.labels import IGNORE_LABEL
+from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
 
 CASES = {
@@ -34,18 +38,23 @@ _SAVES = 3
 
 
 def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measurement]:
-    """Measures the loop of `trainer.task` beside a bare loop, for two models.
+    """Measures the loop of `trainer.task` beside two peers, for two models.
 
-    The first is all that a training does in its epochs: input, metrics, progress,
-    logging and timed checkpoints. The second is a `tf.function` with a gradient and an
+    The loop is all that a training does in its epochs: input, metrics, progress,
+    logging and timed checkpoints. `bare` is a `tf.function` with a gradient and an
     update, called on one tensor in memory: same model, loss, clipping, optimizer, batch
-    and precision. Weights are random; they take the same time.
+    and precision. `keras_fit` is what Keras does with that tensor by itself; see
+    `_keras_fit`. Where the device is faster in bfloat16 (see `precisions.settle`), the
+    loop in it is measured beside the same `fit` in float32.
+
+    Weights are random; they take the same time.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
     prepared = dataset.prepare(**settings.data)
     assert prepared.card is not None, "one host alone always seals"
+    faster = precisions.settle("auto")
     rows = []
     for name, (encoder, training) in CASES.items():
         recipe = dataclasses.replace(
@@ -56,60 +65,104 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
             steps_per_epoch=_STEPS,
             epochs=settings.repeats + 1,
         )
-        with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
-            place = prepared.records_dir
-            job = _job(run_dir, recipe, place, prepared.card, settings, devices)
-            rows += _beside_bare(name, job, settings.repeats)
-            rows += _checkpoint(name, job)
+        for precision in dict.fromkeys(("float32", faster)):
+            with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
+                place = (prepared.records_dir, prepared.card)
+                job = _job(run_dir, recipe, place, settings, devices, precision)
+                full = name if precision == "float32" else f"{name}.{precision}"
+                fit = _keras_fit(job, build_spec(recipe, place[1], "float32"), recipe)
+                rows += _beside_peers(full, job, fit, settings.repeats, precision)
+                if precision == "float32":
+                    rows += _checkpoint(name, job)
     return rows
 
 
 def _job(
     run_dir: str,
     recipe: Recipe,
-    records_dir: str,
-    card: Card,
+    place: tuple[str, Card],
     settings: Settings,
     devices: tf.distribute.Strategy,
+    precision: str,
 ) -> Job:
     stream, val = pipeline.open_input(
-        recipe, records_dir, card, settings.seed, settings.input_limits
+        recipe, *place, settings.seed, settings.input_limits
     )
-    spec = build_spec(recipe, card, "float32")
-    return build_job(run_dir, spec, recipe, card, settings.seed, devices, stream, val)
+    spec = build_spec(recipe, place[1], precision)
+    job = (run_dir, spec, recipe, place[1], settings.seed, devices, stream, val)
+    return build_job(*job)
 
 
-def _beside_bare(name: str, job: Job, repeats: int) -> list[Measurement]:
+def _beside_peers(
+    name: str,
+    job: Job,
+    fit: Callable[[int], object],
+    repeats: int,
+    precision: str,
+) -> list[Measurement]:
     """Turns of as many steps each; the first epoch compiles and is not timed."""
-    bare, training = _bare(job), Training(job, save_minutes=5)
+    training = Training(job, save_minutes=5)
+    peers = {"keras_fit": fit}
+    if precision == "float32":
+        peers["bare"] = _bare(job)
     training.open()
     training.train_epoch()
-    bare(_WARM)
-    loop_s, bare_s = [], []
+    for take in peers.values():
+        take(_WARM)
+    seconds: dict[str, list[float]] = {"loop": [], **{peer: [] for peer in peers}}
     for _ in range(repeats):
         training.skip_validation()
-        loop_s.append(_seconds(training.train_epoch))
-        bare_s.append(_seconds(lambda: bare(_STEPS)))
+        seconds["loop"].append(_seconds(training.train_epoch))
+        for peer, take in peers.items():
+            seconds[peer].append(_seconds(functools.partial(take, _STEPS)))
     training.close()
-    ratios = [other / own for own, other in zip(loop_s, bare_s, strict=True)]
-    images = _STEPS * job.batch_size
-    what = f"batch {job.batch_size} at {job.val.image_size}², float32"
-    turns = f"{repeats} turns of {_STEPS} steps"
-    return [
-        Measurement(
-            f"step.loop_vs_bare.{name}",
-            statistics.median(ratios),
-            "",
-            f"images/s of the loop / of a bare tf.function on one tensor; {turns}, "
-            f"{min(ratios):.3f} to {max(ratios):.3f}",
-        ),
-        Measurement(
-            f"step.loop.{name}", images / statistics.median(loop_s), "images/s", what
-        ),
-        Measurement(
-            f"step.bare.{name}", images / statistics.median(bare_s), "images/s", what
-        ),
-    ]
+    return _rows(name, seconds, job, precision)
+
+
+_PEERS = {
+    "keras_fit": "Keras' fit on one tensor in float32",
+    "bare": "a bare tf.function on one tensor",
+}
+
+
+def _rows(
+    name: str, seconds: dict[str, list[float]], job: Job, precision: str
+) -> list[Measurement]:
+    """Ratios first."""
+    turns = f"{len(seconds['loop'])} turns of {_STEPS} steps"
+    rows = []
+    for peer in sorted(set(seconds) - {"loop"}):
+        pairs = zip(seconds["loop"], seconds[peer], strict=True)
+        ratios = [other / own for own, other in pairs]
+        what = f"images/s of the loop / of {_PEERS[peer]}; {turns}, "
+        what += f"{min(ratios):.3f} to {max(ratios):.3f}"
+        ratio = f"step.{'loop_vs_bare' if peer == 'bare' else 'vs_keras_fit'}.{name}"
+        rows.append(Measurement(ratio, statistics.median(ratios), "", what))
+    images, at = _STEPS * job.batch_size, job.val.image_size
+    for who, spent in seconds.items():
+        used = "float32" if who == "keras_fit" else precision
+        rate = images / statistics.median(spent)
+        what = f"batch {job.batch_size} at {at}², {used}"
+        rows.append(Measurement(f"step.{who}.{name}", rate, "images/s", what))
+    return rows
+
+
+def _keras_fit(job: Job, spec: ModelSpec, recipe: Recipe) -> Callable[[int], object]:
+    """Steps of Keras' `fit`, as a script would have them.
+
+    The same layers, the recipe's kind of optimizer, Keras' own cross-entropy and
+    accuracy; no clipping, and no other losses.
+    """
+    [(images, masks)] = job.stream.batches(0, 1)
+    labels = tf.where(masks == IGNORE_LABEL, 0, tf.cast(masks, tf.int32))
+    with job.strategy.scope():
+        several = job.strategy.num_replicas_in_sync > 1
+        model = build_model(spec, synchronized=several)
+        cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(recipe.optimizer, cross_entropy, metrics=["accuracy"])
+    batch = (tf.cast(images, tf.float32), labels)
+    batches = tf.data.Dataset.from_tensors(batch).repeat()
+    return lambda steps: model.fit(batches, steps_per_epoch=steps, verbose=0)
 
 
 def _seconds(work: Callable[[], object]) -> float:
