@@ -14,14 +14,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+from tests.forks import Command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +43,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def environment(ports: list[int], index: int) -> dict[str, str]:
-    """Of worker `index`, one worker a port."""
+    """What tells worker `index` of all, one worker a port."""
     config = {
         "cluster": {"worker": [f"localhost:{port}" for port in ports]},
         "task": {"type": "worker", "index": index},
     }
-    return {
-        **os.environ,
-        "TF_CONFIG": json.dumps(config),
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
+    return {"TF_CONFIG": json.dumps(config)}
 
 
 def run_workers(
@@ -76,13 +69,14 @@ def run_workers(
     workers = len(each)
     ports = free_ports(workers)
     running = [
-        subprocess.Popen(
-            [sys.executable, "-u", "-m", *arguments, *each[index]],
+        Command(
+            *arguments,
+            *each[index],
             cwd=cwd / folders[index],
             env=environment(ports, index),
+            unbuffered=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
         for index in range(workers)
     ]

@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
+from tests import forks
 from tests.gcs import bucket, cloud, cloud_server  # noqa: F401
 from trainer.data import conversion, preparation, sample, sources
 
@@ -32,16 +33,17 @@ hypothesis.settings.load_profile("repeatable")
 ROOT = Path(__file__).parent.parent
 
 LONGEST = (
-    *("survival", "whole_job", "multi_worker", "interruptions", "cloud", "task"),
-    *("wiring", "foreign_layouts", "preview_command", "readme", "streaming"),
-    "bad_input",
+    *("whole_job", "multi_worker", "survival", "task", "readme", "encoders", "cloud"),
+    *("wiring", "streaming", "benchmark", "interruptions", "foreign_layouts"),
+    *("inputs", "entrypoint", "cloud_conversion", "rates"),
 )
-"""Files of few and long tests: begun last, they would leave one of two cores idle."""
+"""The longest files, longest first: begun last, they would leave a core idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first."""
-    items.sort(key=lambda item: item.path.stem not in {f"test_{x}" for x in LONGEST})
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +69,15 @@ def records_dir(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SMALL = (
-    *("--encoder=mobilenetv2", "--encoder_weights=none", "--image_size=32"),
-    *("--batch_size=4", "--steps_per_epoch=2"),
+SHORT = (
+    *("--encoder_weights=none", "--image_size=32", "--batch_size=4"),
+    "--steps_per_epoch=2",
 )
-"""Flags of a training that takes seconds."""
+SMALL = ("--encoder=tiny", *SHORT)
+"""Flags of a training that takes seconds, by `run_command`."""
+
+SMALL_REAL = ("--encoder=mobilenetv2", *SHORT)
+"""The same with an encoder that users have, which takes four times as long."""
 
 
 @pytest.fixture(scope="session")
@@ -86,13 +92,19 @@ def finished_run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_command(
-    *arguments: str, cwd: Path, timeout: float = 300
+    *arguments: str, cwd: Path, timeout: float = 300, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m trainer.…` as a user would, in a folder of its own."""
+    """Runs `python -m trainer.…` as a user would, in a folder of its own.
+
+    Args:
+      fresh: whether by an interpreter that has imported nothing, see `tests/forks.py`.
+    """
+    if not fresh:
+        return forks.run(*arguments, cwd=cwd, timeout=timeout)
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, **forks.COMMON},
         capture_output=True,
         text=True,
         timeout=timeout,

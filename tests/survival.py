@@ -3,7 +3,7 @@
     python -m tests.survival EVENT NUMBER SIGNAL --flags...
 
 The signal comes at the NUMBER-th EVENT of this process; "none" runs undisturbed. There
-is one step a host call, and an encoder `tiny`, which compiles in a moment.
+is one step a host call, and the encoder `tiny`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
+from tests import tiny
 from trainer import flags as shared
 from trainer import pipeline, storage, task
 from trainer.engine import loop, pace, state
 from trainer.engine.shelf import Shelf
-from trainer.model.encoders import ENCODERS, Encoder
 
 EVENTS: dict[str, tuple[Any, str, bool]] = {
     "before a step": (loop.Training, "_call", False),
@@ -42,18 +41,6 @@ EVENTS: dict[str, tuple[Any, str, bool]] = {
     "reporting": (pipeline, "publish", False),
 }
 """What is patched, and whether the moment is after it."""
-
-
-def tiny(
-    *, include_top: bool, weights: str | None, input_shape: tuple[int, ...]
-) -> keras.Model:
-    """Five strided convolutions with batch norm."""
-    x = image = keras.Input(input_shape)
-    for index in range(5):
-        x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x)
-        x = keras.layers.BatchNormalization()(x)
-        x = keras.layers.ReLU(name=f"stage_{index}")(x)
-    return keras.Model(image, x)
 
 
 def signal_at(event: str, number: int, name: str) -> None:
@@ -117,7 +104,7 @@ def _interrupt_validation(count: Callable[[], None]) -> None:
 if __name__ == "__main__":
     event, number, name = sys.argv[1:4]
     del sys.argv[1:4]
-    ENCODERS["tiny"] = Encoder(tiny, tuple(f"stage_{k}" for k in range(5)), (1, 0), "")
+    tiny.register()
     if event != "none":
         pace._MOST_STEPS_A_CALL = 1
         signal_at(event, int(number), name)

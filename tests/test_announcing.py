@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SMALL
+from tests.conftest import SMALL, run_command
 from tests.desk import Desk
 from tests.kubernetes_api import Server, refusal
 from tests.test_engine import make_job, one_device
@@ -109,15 +106,7 @@ def test_the_command_trains_on_when_the_cluster_fails_and_tells_it_in_the_end(
 ) -> None:
     pod.server.api.refuse["PATCH", "jobs"] = refusal(500, "InternalError", "etcd")
     flags = (f"--records_dir={records_dir}", *SMALL, "--epochs=2", "--run_dir=run")
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.task", *flags],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_command("trainer.task", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (done.stdout + done.stderr).count("No progress on the Job") == 1
     lines = (tmp_path / "run" / "history.jsonl").read_text("utf-8").splitlines()

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, SMALL
+from tests.conftest import SMALL
+from tests.forks import Command
 from tests.gcs import Cloud
 from tests.gcs_gate import Request
 from trainer import storage
@@ -40,20 +40,12 @@ class Place:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts `python -m trainer.…` as a user with access to the bucket would."""
-        env = {
-            **os.environ,
-            **self.cloud.env,
-            "PYTHONPATH": str(ROOT),
-            "CUDA_VISIBLE_DEVICES": "",
-            "TMPDIR": str(self.temporary),
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+        return Command(
+            *arguments,
             cwd=self.work,
-            env=env,
+            env={**self.cloud.env, "TMPDIR": str(self.temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
 
     def run(self, *arguments: str) -> tuple[int, str, str]:

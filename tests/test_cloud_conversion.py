@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.forks import Command
 from tests.gcs import Cloud
 from tests.gcs_gate import Request
 from trainer import storage
@@ -54,13 +55,12 @@ def photos(bucket: str, drawn: Path) -> str:
 
 def start(cloud: Cloud, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     """`python -m trainer.convert` with access to the server."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer.convert", *arguments],
+    return Command(
+        *("trainer.convert", *arguments),
         cwd=cwd,
-        env={**os.environ, **cloud.env, "PYTHONPATH": str(ROOT)},
+        env=cloud.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 

@@ -18,13 +18,13 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tests import tiny
 from tests.conftest import ROOT, run_command
-from tests.survival import tiny
 from trainer.data.images import resize_image, resize_mask
 from trainer.engine import evaluation, state
 from trainer.errors import SeamlineError
 from trainer.labels import palette
-from trainer.model.encoders import ENCODERS, Encoder
+from trainer.model.encoders import ENCODERS
 from trainer.model.unet import ModelSpec, build_model
 from trainer.results import agreement, export, formats, prediction
 
@@ -46,7 +46,7 @@ def run_dir(
     records_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """What export needs of a run, with a small network of random weights."""
-    ENCODERS["tiny"] = Encoder(tiny, tuple(f"stage_{k}" for k in range(5)), (1, 0), "")
+    tiny.register()
     spec = ModelSpec(
         encoder="tiny",
         encoder_training="full",

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.preflight import ask, row
-from tests.survival import tiny
 from tests.test_views import resize, softmax
+from tests.tiny import tiny
 from trainer import inspection, label_groups, pipeline, recipes, scoring
 from trainer.checks.table import Verdict
 from trainer.data import examples, images, records

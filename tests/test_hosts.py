@@ -2,24 +2,19 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.conftest import ROOT, run_command
+from tests.conftest import run_command
+from tests.forks import Command
 
 
 def start(work: Path, drawn: Path, index: int) -> subprocess.Popen[str]:
     hosts = (f"--shard_index={index}", "--num_hosts=2")
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "trainer.convert", f"--dataset={drawn}"),
-            *("--records_dir=shared", *hosts),
-        ],
+    return Command(
+        *("trainer.convert", f"--dataset={drawn}", "--records_dir=shared", *hosts),
         cwd=work,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 

@@ -201,7 +201,7 @@ def test_a_run_stopped_on_two_replicas_goes_on_on_one_with_the_same_batches(
 
 
 TINY = (
-    *("--encoder=mobilenetv2", "--encoder_weights=none", "--encoder_training=frozen"),
+    *("--encoder=tiny", "--encoder_weights=none", "--encoder_training=frozen"),
     *("--image_size=32", "--batch_size=4", "--steps_per_epoch=2", "--epochs=1"),
     "--run_dir=run",
 )

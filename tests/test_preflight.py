@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.cgroups import memory_group
-from tests.conftest import ROOT, SMALL, run_command
+from tests.conftest import ROOT, SMALL, SMALL_REAL, run_command
 from tests.preflight import ask, empty_place, files, row  # noqa: F401
+from tests.tiny import TINY
 from trainer.checks import hardware, suite
 from trainer.checks.table import Table, Verdict
 from trainer.engine import strategy
@@ -169,21 +170,25 @@ def test_weights_by_name_may_be_tried_again_and_auto_is_a_note(
 
 
 def test_a_run_directory_that_holds_another_run_fails(
-    finished_run: Path, drawn: Path
+    finished_run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(encoders.ENCODERS, "tiny", TINY)
+    recipe = {"encoder": "tiny"}
     place = finished_run.parent.parent / "records"
     [records] = place.iterdir()
     data = {"dataset": str(drawn), "records_dir": str(records)}
     before = files(finished_run)
-    same = row(ask(data=data, run_dir=str(finished_run)), "run")
+    same = row(ask(recipe, data=data, run_dir=str(finished_run)), "run")
     assert same.verdict is Verdict.OK
     assert same.found == f"{finished_run}: holds this run, which goes on"
-    other = row(ask(data=data, run_dir=str(finished_run), seed=7), "run")
+    other = row(ask(recipe, data=data, run_dir=str(finished_run), seed=7), "run")
     assert other.verdict is Verdict.FAIL
     assert "holds another run (seed: 0 there, 7 now)" in other.found
-    never = row(ask(data=data, run_dir=str(finished_run), resume="never"), "run")
+    never = row(
+        ask(recipe, data=data, run_dir=str(finished_run), resume="never"), "run"
+    )
     assert never.found.startswith("--resume=never: ")
-    unknown = row(ask(run_dir=str(finished_run)), "run")
+    unknown = row(ask(recipe, run_dir=str(finished_run)), "run")
     assert unknown.verdict is Verdict.UNCHECKED
     assert files(finished_run) == before
 
@@ -191,7 +196,7 @@ def test_a_run_directory_that_holds_another_run_fails(
 def test_a_real_container_that_is_too_small_fails(
     records_dir: Path, work: Path
 ) -> None:
-    flags = (f"--records_dir={records_dir}", *SMALL, "--image_size=512")
+    flags = (f"--records_dir={records_dir}", *SMALL_REAL, "--image_size=512")
     command = [sys.executable, "-m", "trainer.preflight", *flags, "--batch_size=64"]
     with memory_group(1500 << 20) as group:
         done = subprocess.run(

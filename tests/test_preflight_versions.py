@@ -104,7 +104,7 @@ def test_without_what_all_else_needs_the_command_checks_no_more(
 ) -> None:
     """Importing Keras would end in a traceback, and in a retry of the pod."""
     monkeypatch.setenv("KERAS_BACKEND", "no-such-backend")
-    done = run_command("trainer.preflight", cwd=tmp_path)
+    done = run_command("trainer.preflight", cwd=tmp_path, fresh=True)
     assert done.returncode == 42, done.stdout + done.stderr
     assert [x.split()[0] for x in done.stdout.splitlines()] == [
         *("check", "versions", "Keras", "verdict:"),

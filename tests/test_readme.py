@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SMALL, run_command
+from tests.conftest import ROOT, SMALL_REAL, run_command
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -76,7 +76,7 @@ def test_every_file_of_the_table_is_in_a_run_directory(finished_run: Path) -> No
 def test_the_documented_steps_run_one_after_the_other(
     drawn: Path, tmp_path: Path
 ) -> None:
-    """Step by step, on a small dataset and with a small model."""
+    """Step by step, on a small dataset and with a small model, and nothing but logs."""
     steps = README[README.index("## Step by step") : README.index("### Your dataset")]
     commands = [
         line.removeprefix("python -m ")
@@ -88,9 +88,10 @@ def test_the_documented_steps_run_one_after_the_other(
     for command in commands:
         shorter = command.replace("/data/clothing-co-parsing", str(drawn))
         shorter = shorter.replace("--epochs=50", "--epochs=1")
-        extra = SMALL if command.startswith("trainer.task") else ()
-        done = run_command(*shlex.split(shorter), *extra, cwd=tmp_path)
+        extra = SMALL_REAL if command.startswith("trainer.task") else ()
+        done = run_command(*shlex.split(shorter), *extra, cwd=tmp_path, fresh=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert done.stderr == "", command
     assert len(list((tmp_path / "predictions").glob("*.overlay.jpg"))) == 14
 
 

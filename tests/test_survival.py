@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_command
 from tests.gcs import Cloud
 from tests.test_engine import without_times
 from trainer import storage
@@ -76,15 +75,7 @@ def live(
 ) -> subprocess.CompletedProcess[str]:
     """One process, to its end or until the signal."""
     command = ("tests.survival", event, str(number), name, *arguments)
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run_command(*command, cwd=ROOT)
     where = [x[9:] for x in done.stdout.splitlines() if "Resuming" in x]
     print(f"{name} {event} {number}: exit {done.returncode}", *where, flush=True)
     return done

@@ -17,6 +17,7 @@ import scipy.io
 from PIL import Image
 
 from tests.conftest import ROOT, SMALL, run_command
+from tests.forks import Command
 from trainer.results import report
 from trainer.results.finished import read_run
 
@@ -172,56 +173,31 @@ assert not any(name.startswith("trainer") for name in sys.modules)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "trainer.task", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)]
-)
-def test_a_killed_run_goes_on_with_the_same_command(
-    number: int, code: int, drawn: Path, tmp_path: Path
-) -> None:
-    command = (f"--dataset={drawn}", *SMALL, "--epochs=4", "--steps_per_epoch=3")
-    running = start(*command, cwd=tmp_path)
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "epoch 2/4" in line:
-            running.send_signal(number)
-            break
-    running.communicate()
-    assert running.returncode == code
-    again = run_command("trainer.task", *command, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "Resuming from" in again.stdout
-    assert "epoch 1/4" not in again.stdout
-    [run_dir] = (tmp_path / "runs").iterdir()
-    lines = (run_dir / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
-
-
-def test_mirrored_training_on_two_virtual_devices_runs_the_whole_road(
+def test_a_run_killed_and_then_stopped_goes_on_with_the_same_command(
     drawn: Path, tmp_path: Path
 ) -> None:
-    done = run_command(
-        "trainer.task",
-        f"--dataset={drawn}",
-        *SMALL,
-        "--epochs=1",
-        "--num_virtual_devices=2",
-        "--run_dir=run",
-        cwd=tmp_path,
-    )
+    # So many that none ends before its signal.
+    command = ("trainer.task", f"--dataset={drawn}", *SMALL, "--epochs=20")
+    silent = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        running = Command(*command, cwd=tmp_path, unbuffered=True, **silent)
+        assert running.stdout is not None
+        said = []
+        for line in running.stdout:
+            said.append(line)
+            if "epoch " in line and "epoch 1/20" not in line:
+                running.send_signal(number)
+                break
+        running.communicate()
+        assert running.returncode == code, said
+    done = run_command(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "MirroredStrategy on 2 of 2" in done.stdout
-    assert (tmp_path / "run" / "report.html").exists()
+    for words in ("".join(said), done.stdout):
+        assert "Resuming from" in words
+        assert "epoch 1/20" not in words
+    [run_dir] = (tmp_path / "runs").iterdir()
+    lines = (run_dir / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [*range(1, 21)]
 
 
 def refuse(*arguments: str, cwd: Path) -> str:
@@ -348,21 +324,23 @@ OPTIONS = (
 
 
 @pytest.mark.parametrize(
-    "devices",
+    ("devices", "strategy"),
     [
-        ("--xla=true", "--decoder=pix2pix"),
-        ("--strategy=mirrored", "--num_virtual_devices=2"),
+        (("--xla=true", "--decoder=pix2pix"), "OneDeviceStrategy on 1 of 1"),
+        (("--num_virtual_devices=2",), "MirroredStrategy on 2 of 2"),
     ],
     ids=["one device, compiled", "two replicas"],
 )
 def test_all_options_work_together(
-    devices: tuple, records_dir: Path, tmp_path: Path
+    devices: tuple, strategy: str, records_dir: Path, tmp_path: Path
 ) -> None:
+    """The whole road, on one device and on two replicas."""
     given = ("--epochs=2", "--steps_per_epoch=6", f"--records_dir={records_dir}")
-    # An encoder that compiles in a moment, and no signal.
-    command = ("tests.survival", "none", "0", "", *SMALL, "--encoder=tiny", *given)
+    command = ("trainer.task", *SMALL, *given)
     done = run_command(*command, "--run_dir=run", *OPTIONS, *devices, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert strategy in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     # Steps whose gradients overflow do not count.

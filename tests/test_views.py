@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.survival import tiny
+from tests.tiny import tiny
 from trainer.engine import evaluation, views
 from trainer.errors import SeamlineError
 from trainer.model import decoders

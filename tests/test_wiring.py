@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 from tests.options import DEVICES, furthest, one_device, trainable
-from tests.survival import tiny
 from tests.test_precision import compiled_by_xla
+from tests.tiny import tiny
 from trainer import pipeline, recipes
 from trainer.data.card import read_card
 from trainer.engine import steps
