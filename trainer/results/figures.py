@@ -170,8 +170,11 @@ def _sheet(
     legend: list[tuple[int, str]],
     *,
     title: str,
+    narrow: bool = False,
 ) -> tuple[Figure, list[list[_Corner]]]:
-    """Rows of equally large uint8 pictures below their heads, in one or two blocks.
+    """Rows of equally large uint8 pictures below their heads.
+
+    More than three rows stand in two blocks side by side, unless it is to be narrow.
 
     Returns:
       The figure, and where the pictures are on it.
@@ -179,7 +182,7 @@ def _sheet(
     size = rows[0][0].shape[:2]
     height, width = (side / DPI for side in size)
     gap, top = 0.05, 0.8
-    blocks = 2 if len(rows) > 3 and len(heads) < 5 else 1
+    blocks = 2 if len(rows) > 3 and len(heads) < 5 and not narrow else 1
     block = len(heads) * (width + gap) + 0.25
     lines = math.ceil(len(rows) / blocks)
     inner = max(blocks * block - 0.25 - gap, 3.5)
@@ -286,7 +289,8 @@ class EpochSheet:
         ]
         legend = _legend_entries(legend_labels(truths), label_names)
         heads = ["photo", "truth", "prediction"]
-        figure, corners = _sheet(rows, heads, legend, title=title)
+        # TensorBoard shows pictures 340 pixels wide, until they are clicked on.
+        figure, corners = _sheet(rows, heads, legend, title=title, narrow=True)
         self._frame = pixels(figure)
         self._corners = [row[-1] for row in corners]
 
