@@ -17,7 +17,7 @@ class Events:
     """The events of a run directory, by TensorBoard's own reader."""
 
     def __init__(self, run_dir: str | Path) -> None:
-        folder = str(Path(run_dir) / "tensorboard")
+        folder = f"{run_dir}/tensorboard"
         self._found = EventAccumulator(
             folder,
             size_guidance=EVERYTHING,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from tensorboard import plugin_util
 
+from tests.conftest import ROOT
 from tests.events import Events, holds
 from tests.test_engine import (
     NAMES,
@@ -58,6 +60,14 @@ def test_each_epoch_has_its_pictures_at_the_step_of_its_numbers(painted: Job) ->
         assert found.steps(tag) == [3, 6, 9]
     assert found.steps("settings") == [0]
     assert found.text("settings") == ["| setting |"]
+
+
+def test_every_tag_of_the_documentation_is_in_a_run(painted: Job) -> None:
+    page = (ROOT / "docs" / "tensorboard.md").read_text()
+    rows = re.findall(r"^\| (?:Scalars|Images|Text) \| (.*?) \|", page, re.MULTILINE)
+    tags = {tag for row in rows for tag in re.findall(r"`(\w+)`", row)}
+    assert len(tags) == 5
+    assert tags <= Events(painted.run_dir).tags
 
 
 def test_the_panel_holds_truth_and_prediction_in_the_palette(painted: Job) -> None:
@@ -140,6 +150,15 @@ def test_a_run_that_begins_anew_is_told_once(tmp_path: Path) -> None:
         shown.text("settings", text)
         shown.close()
     assert Events(tmp_path).text("settings") == ["kept"]
+
+
+def test_events_in_a_bucket_are_read_from_there(bucket: str) -> None:
+    shown = events.Board(f"{bucket}/run", 0)
+    for step in (1, 2):
+        shown.epoch({"step": step}, {"examples": np.full((8, 8, 3), step, np.uint8)})
+    found = Events(f"{bucket}/run")
+    shown.close()
+    assert found.steps("step") == found.steps("examples") == [1, 2]
 
 
 def test_after_some_epochs_the_events_go_on_in_another_file(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
+from tests.conftest import ROOT
 from tests.test_engine import make_job, one_device, weights
 from trainer.engine import loop, pace
 from trainer.engine.profiling import Profile
@@ -136,3 +140,21 @@ def test_a_profile_can_be_written_to_a_bucket(bucket: str, tmp_path: Path) -> No
         tf.zeros(3)
     profile.end_after(8)
     assert traced(job.run_dir) == [[7]]
+
+
+def test_the_profile_of_the_page_is_one_that_the_command_takes() -> None:
+    page = (ROOT / "docs" / "tensorboard.md").read_text()
+    [line] = re.findall(r"^python -m (trainer\.task .*)$", page, re.MULTILINE)
+    program = (
+        "import sys; from trainer import training_flags as t; from absl import flags;"
+        "flags.FLAGS(sys.argv); print(t.training()['profile_steps'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *line.split()[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("(20, 30)\n", "")
+    assert "profiles the steps 20 to 30" in page
