@@ -125,11 +125,11 @@ def steps_outcome(job: Any, count: int) -> dict[str, np.ndarray]:
         float(run_steps(batches, tf.constant(1), tf.constant(step))[0])
         for step in range(count)
     ]
-    confusion, val_loss = steps.compile_validation(job)()
+    found = steps.compile_validation(job)()
     return {
         "loss": np.array(losses),
-        "val_loss": np.array(val_loss),
-        "confusion": confusion,
+        "val_loss": np.array(found.loss),
+        "confusion": found.confusion,
         **weights_of(job),
     }
 

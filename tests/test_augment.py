@@ -299,7 +299,7 @@ def run_dir_of(text: str, records_dir: Path) -> str:
             strategy="one_device",
             num_virtual_devices=0,
             resume="must",
-            minutes={},
+            training={},
         )
     return str(refused.value)
 

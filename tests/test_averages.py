@@ -102,7 +102,7 @@ def test_averages_are_validated_and_kept_and_training_goes_on_untouched(
     assert all(a["val_loss"] != b["val_loss"] for a, b in zip(ours, rows, strict=True))
     validate = steps.compile_validation(job)
     with job.averaged():
-        _, loss = validate()
+        loss = validate().loss
     assert loss == ours[-1]["val_loss"]
 
 
@@ -111,7 +111,7 @@ def test_the_best_model_is_the_averaged_one(unbroken: tuple[Job, list[dict]]) ->
     best = max(rows, key=lambda row: row["val_mean_iou"])
     model = plain_model()
     state.load_best(job.run_dir, model)
-    _, loss = steps.compile_validation(dataclasses.replace(job, model=model))()
+    loss = steps.compile_validation(dataclasses.replace(job, model=model))().loss
     assert loss == pytest.approx(best["val_loss"], rel=1e-6)
 
 

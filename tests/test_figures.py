@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from trainer.labels import CCP_LABELS, palette
-from trainer.results import figures
+from trainer.results import charts, figures, tables
+from trainer.results.drawing import pixels
 
 GREY = np.uint8([128, 128, 128])
 
@@ -145,6 +146,47 @@ def test_names_with_dollars_and_of_any_length_are_drawn_as_they_are(
     decoded(figures.sample_sheet(images, masks, names, title="$"))
     rows = [{"name": name, "iou": 0.5, "pixels": 3, "images": 1} for name in names]
     decoded(figures.class_bars(rows, title="50 $ and $"))
+
+
+def test_the_sheet_of_an_epoch_is_the_sheet_of_its_predictions(
+    images: np.ndarray, masks: np.ndarray
+) -> None:
+    images, masks = images[1:4], masks[1:4]
+    drawn = figures.EpochSheet(images, masks, CCP_LABELS, title="P")
+    for predicted in (masks, masks[::-1]):
+        columns = {"prediction": predicted}
+        whole = figures.prediction_sheet(images, masks, columns, CCP_LABELS, title="P")
+        np.testing.assert_array_equal(drawn.draw(predicted), decoded(whole))
+
+
+def confused(counts: list[list[int]], names: list[str]) -> np.ndarray:
+    scores = {"per_class": [{"name": x} for x in names], "confusion": counts}
+    matrix = tables.matrix(scores)
+    assert matrix is not None
+    return pixels(charts.confusion_chart(matrix, title="Confusion"))
+
+
+def test_a_confusion_chart_is_blue_where_right_and_orange_where_wrong() -> None:
+    blue, orange = np.uint8([110, 168, 232]), np.uint8([240, 160, 92])
+    right = confused([[5, 0], [0, 7]], ["a", "b"])
+    wrong = confused([[0, 5], [7, 0]], ["a", "b"])
+    assert share(right, blue) > 0.01 > 0 == share(right, orange)
+    assert share(wrong, orange) > 0.01 > 0 == share(wrong, blue)
+    # Of class 1 alone all is right.
+    assert share(confused([[4, 4], [0, 9]], ["a", "b"]), blue) == pytest.approx(
+        share(right, blue) / 2, rel=0.05
+    )
+
+
+def test_a_confusion_chart_takes_names_of_any_length_and_many_classes() -> None:
+    names = ["$x_{1", *[f"a very long name that nobody chose {k}" for k in range(41)]]
+    counts = np.random.RandomState(0).randint(0, 99, (42, 42))
+    few, many = confused([[1]], ["x"]), confused(counts.tolist(), names)
+    assert few.shape < many.shape
+    assert max(many.shape) < 2000
+    # Nothing is cut off at the sides.
+    for edge in (many[:, :20], many[:, -20:]):
+        assert (edge == 255).all()
 
 
 def test_prediction_sheet_greys_ignored_pixels(

@@ -63,7 +63,7 @@ def train(
         strategy=strategy,
         num_virtual_devices=0,
         resume="auto",
-        minutes={},
+        training={},
         **values,
     )
 

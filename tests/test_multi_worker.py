@@ -17,6 +17,7 @@ from tests.cluster import (
     steps_outcome,
     train_on_workers,
 )
+from tests.events import Events
 from tests.test_engine import make_job, one_device, two_replicas
 from tests.test_survival import FULL
 from trainer.engine import loop, pace, state, steps
@@ -258,7 +259,7 @@ def test_a_worker_that_finds_no_records_says_where_it_looked(
 def test_the_command_trains_on_two_workers_and_the_chief_alone_writes(
     drawn: Path, tmp_path: Path
 ) -> None:
-    arguments = ("trainer.task", f"--dataset={drawn}", *TINY)
+    arguments = ("trainer.task", f"--dataset={drawn}", *TINY, "--profile_steps=1,1")
     ended = run_workers(*arguments, cwd=tmp_path, timeout=400)
     assert [x.code for x in ended] == [0, 0], ended
     assert "Batch: 4 examples in all, 2 a replica: 2 workers" in ended[1].output
@@ -267,5 +268,9 @@ def test_the_command_trains_on_two_workers_and_the_chief_alone_writes(
     assert "Records: " in ended[0].output
     for name in ("export/saved_model.pb", "report.html", "scores.json", "config.json"):
         assert (tmp_path / "run" / name).exists(), name
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    events, plugins = sorted((tmp_path / "run" / "tensorboard").iterdir())
+    assert events.name.startswith("events.out.tfevents.")
+    assert len(list(plugins.rglob("*.xplane.pb"))) == 1
+    assert Events(tmp_path / "run").steps("examples") == [2]
+    assert ["Profile: steps 1 to 1" in one.output for one in ended] == [True, False]
     assert sorted(x.name for x in tmp_path.iterdir()) == ["records", "run"]

@@ -207,6 +207,7 @@ def test_the_manifest_is_found_beside_the_package_from_any_folder(
         (["--", "--epochs=-3"], "--epochs"),
         (["--", "--image_size=100"], "--image_size=100: must be a multiple of 32"),
         (["--", "--recipe=best"], "--recipe=best"),
+        (["--", "--profile_steps=7"], "--profile_steps=7: give the first and the last"),
         (["--", "--learning_rate=nan"], "--learning_rate=nan: must be a finite"),
         (
             ["--gpus=2", "--", "--batch_size=9"],

@@ -17,6 +17,7 @@ import scipy.io
 from PIL import Image
 
 from tests.conftest import ROOT, SMALL, run_command
+from tests.events import Events
 from tests.forks import Command
 from trainer.results import report
 from trainer.results.finished import read_run
@@ -31,6 +32,16 @@ def test_a_run_leaves_the_complete_run_directory(finished_run: Path) -> None:
         "figures/model.png",
     ):
         assert (finished_run / name).exists(), name
+
+
+def test_tensorboard_shows_each_epoch_and_the_settings(finished_run: Path) -> None:
+    found = Events(finished_run)
+    for tag in ("loss", "val_mean_iou", "examples", "confusion"):
+        assert found.steps(tag) == [2, 4]
+    assert found.steps("settings") == [0]
+    [text] = found.text("settings")
+    assert text.startswith("    python -m trainer.task --dataset=")
+    assert "\n| epochs | 2 | 50 |\n" in text
 
 
 def test_history_and_scores_have_the_documented_keys(finished_run: Path) -> None:
@@ -221,6 +232,11 @@ def refuse(*arguments: str, cwd: Path) -> str:
         (["--recipe=secret"], "--recipe=secret: no such recipe"),
         (["--loss=magic"], "--loss=magic: no loss 'magic'"),
         (["stray"], "stray: not a flag"),
+        (
+            ["--profile_steps=20,10"],
+            "--profile_steps=20,10: give the first and the last step, counted from 0, "
+            "such as 10,20",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_clear_line_and_writes_nothing(
@@ -311,7 +327,7 @@ def test_help_lists_every_flag_others_rely_on(tmp_path: Path) -> None:
         *("image_size", "record_size", "batch_size", "epochs", "seed", "augment"),
         *("split_fraction", "split_seed", "loss", "optimizer", "learning_rate"),
         *("precision", "strategy", "num_virtual_devices", "resume"),
-        *("save_minutes", "max_minutes", "patience"),
+        *("save_minutes", "max_minutes", "patience", "profile_steps"),
     ):
         assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout, name
 

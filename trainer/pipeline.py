@@ -26,6 +26,7 @@ from trainer.engine import (
     precisions,
     runs,
     state,
+    steps,
     workers,
 )
 from trainer.engine.job import Job, build_job, build_spec
@@ -35,7 +36,7 @@ from trainer.label_groups import LabelGroups
 from trainer.model import encoders, losses
 from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
-from trainer.results import agreement
+from trainer.results import agreement, board
 from trainer.results.export import export_model
 from trainer.results.publish import publish, shown_examples
 from trainer.storage import locks, tf_files
@@ -65,7 +66,7 @@ def run(
     groups: str | None = None,
     resume: str,
     score_size: int = 0,
-    minutes: dict[str, Any],
+    training: dict[str, Any],
 ) -> None:
     """Trains, evaluates, reports and exports; goes on with a run that was stopped.
 
@@ -84,7 +85,7 @@ def run(
       groups: see `label_groups.read`; None: the model knows the records' classes.
       resume: "auto", "never" or "must".
       score_size: of `scores.json`, see `scoring.score`.
-      minutes: `save_minutes` and `max_minutes` of `loop.Training`.
+      training: `save_minutes`, `max_minutes`, `profile_steps` of `loop.Training`.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
@@ -110,11 +111,9 @@ def run(
         seen = grouping.group_card(card, merged)
         spec = build_spec(recipe, seen, precision)
         job = build_job(run_dir, spec, recipe, seen, seed, devices, stream, val, xla)
-        training = loop.Training(job, patience=recipe.patience, **calls, **minutes)
         values = (recipe_name, recipe, identity, prepared.records_dir)
-        runs.write_config(run_dir, *values, devices, notices, merged)
-        storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
-        training.run()
+        config = runs.describe(run_dir, *values, devices, notices, merged)
+        _train(job, spec, config, patience=recipe.patience, **calls, **training)
         if workers.is_chief(devices):
             _conclude(job, spec, recipe, place, notices, merged, score_size)
         # Were one to leave before, a chief that is started again would miss it.
@@ -182,6 +181,21 @@ def _place(
         # Another process may have begun meanwhile.
         runs.open_run(run_dir, identity, resume)
         yield run_dir, still_ours
+
+
+def _train(job: Job, spec: ModelSpec, config: dict[str, Any], **values: Any) -> None:
+    """Trains to the end; of several workers the chief alone draws for TensorBoard."""
+    run_dir = job.run_dir
+    if workers.is_chief(job.strategy):
+        begun = state.has_begun(run_dir)
+        before = runs.read_config(run_dir) if begun else None
+        values["about"] = board.about(config, before)
+        shown = steps.watched(job)
+        values["paint"] = board.Painter(job.val, shown, spec.label_names)
+    training = loop.Training(job, **values)
+    runs.write_config(run_dir, config)
+    storage.write_text(storage.join(run_dir, "model.json"), spec.to_json() + "\n")
+    training.run()
 
 
 def settle(recipe: Recipe) -> tuple[Recipe, str]:

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         stage_dir=flags.FLAGS.stage_dir,
         input_limits=shared.input_arguments(),
         score_size=flags.FLAGS.score_size,
-        minutes=training_flags.minutes(),
+        training=training_flags.training(),
         **training_flags.values(),
     )
 

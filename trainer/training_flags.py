@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from absl import flags
@@ -75,6 +76,34 @@ _MAX_MINUTES = flags.DEFINE_float(
 )
 
 
+class _StepsParser(flags.ArgumentParser):
+    """FIRST,LAST -> (FIRST, LAST)."""
+
+    syntactic_help = "two steps: FIRST,LAST"
+
+    def parse(self, argument: str | tuple[int, int]) -> tuple[int, int]:
+        """Raises ValueError for what is no such pair."""
+        if isinstance(argument, tuple):
+            return argument
+        found = re.fullmatch(r"(\d+),(\d+)", argument)
+        if not found or int(found[1]) > int(found[2]):
+            raise ValueError(
+                "give the first and the last step, counted from 0, such as 10,20"
+            )
+        return int(found[1]), int(found[2])
+
+
+_PROFILE_STEPS = flags.DEFINE(
+    _StepsParser(),
+    "profile_steps",
+    None,
+    "FIRST,LAST: steps, counted from 0 over the whole run, to write a TensorFlow "
+    "profile of, each in a host call of its own; see docs/tensorboard.md (default: no "
+    "profile)",
+    serializer=flags.CsvListSerializer(","),
+)
+
+
 def values() -> dict[str, Any]:
     """Where, from which seed and on which devices, as keyword arguments."""
     return {
@@ -89,9 +118,10 @@ def values() -> dict[str, Any]:
     }
 
 
-def minutes() -> dict[str, Any]:
-    """`save_minutes` and `max_minutes` of `loop.Training`."""
+def training() -> dict[str, Any]:
+    """`save_minutes`, `max_minutes` and `profile_steps` of `loop.Training`."""
     return {
         "save_minutes": _SAVE_MINUTES.value,
         "max_minutes": _MAX_MINUTES.value,
+        "profile_steps": _PROFILE_STEPS.value,
     }

@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainer import progress as bars
-from trainer import storage
 from trainer.engine import telling, workers
+from trainer.engine.board import Board
 from trainer.engine.pace import FIRST_STEP
 from trainer.engine.plan import Planner
+from trainer.engine.profiling import Profile
 from trainer.engine.signals import StopSignals
 from trainer.engine.state import Checkpoints, History, Progress
 from trainer.engine.steps import (
@@ -30,6 +32,9 @@ log = logging.getLogger("seamline")
 
 Listener = Callable[[Job, Progress, float | None], None]
 """Is told of a job where it stands and the seconds left, None where nobody knows."""
+
+Painter = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+"""Confusion matrix int64 `[C, C]` and labels of `steps.watched` -> pictures by name."""
 
 
 def train(job: Job, **options: Any) -> list[dict[str, Any]]:
@@ -48,10 +53,14 @@ class Training:
       still_ours: called before every save; raises where another process has taken the
         run directory.
       report: called after every host call and every epoch.
+      paint: draws for TensorBoard what an epoch's validation found.
+      about: Markdown on the run for TensorBoard, if anything is new since it began.
+      profile_steps: see `profiling.Profile`.
       clock: seconds from any start.
 
     Raises:
-      SeamlineError: no checkpoint can be read; nothing has been written.
+      SeamlineError: no checkpoint can be read, or no step that is to be profiled;
+        nothing has been written.
       Unavailable: the bucket does not answer.
     """
 
@@ -64,10 +73,14 @@ class Training:
         max_minutes: float = 0.0,
         still_ours: Callable[[], None] = lambda: None,
         report: Listener = lambda job, progress, left: None,
+        paint: Painter = lambda confusion, labels: {},
+        about: str = "",
+        profile_steps: tuple[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job, self._clock = job, clock
         self._still_ours, self._report = still_ours, report
+        self._paint, self._about = paint, about
         self._checkpoints = Checkpoints(
             job.run_dir,
             job.model,
@@ -76,6 +89,7 @@ class Training:
             averages=job.averages,
         )
         self._progress = self._checkpoints.restore()
+        self._profile = Profile(job, self._progress.step, profile_steps)
         self._stop = StopSignals(alone=workers.count(job.strategy) == 1)
         self._planner = Planner(
             job,
@@ -84,6 +98,7 @@ class Training:
             patience=patience,
             save_minutes=save_minutes,
             max_minutes=max_minutes,
+            most_steps=self._profile.most,
             clock=clock,
         )
 
@@ -98,7 +113,7 @@ class Training:
           SeamlineError: the loss is not finite.
         """
         self.open()
-        with self._stop:
+        with self._stop, contextlib.closing(self._profile):
             while self._planner.within_epoch or not self._planner.is_over():
                 self.train_epoch()
                 self.finish_epoch()
@@ -112,8 +127,9 @@ class Training:
         self._batches = training_iterator(job, progress.step)
         self._run_steps = compile_training(job)
         self._validate = compile_validation(job)
-        events = storage.join(job.run_dir, "tensorboard")
-        self._board = tf.summary.create_file_writer(events)
+        self._board = Board(job.run_dir, progress.epoch * job.steps_per_epoch)
+        if self._about:
+            self._board.text("settings", self._about)
         total = job.epochs * job.steps_per_epoch
         self._bar = bars.Bar(
             "training",
@@ -156,8 +172,9 @@ class Training:
         count = self._planner.next.count
         # Before a first call is done there is nothing to save.
         stop = self._stop.at_once() if pace.first else contextlib.nullcontext()
+        marked = self._profile.mark(progress.step)
         began = self._clock()
-        with job.stream.examples.explained(), stop:
+        with job.stream.examples.explained(), stop, marked:
             totals = self._run_steps(
                 self._batches, tf.constant(count), tf.constant(progress.step)
             )
@@ -170,6 +187,7 @@ class Training:
             log.info("%s done after %s", FIRST_STEP, bars.duration(took))
         pace.add(progress.step, count, took)
         progress.step += count
+        self._profile.end_after(progress.step)
         progress.loss_sum += float(loss)
         progress.correct += int(correct)
         progress.labelled += int(labelled)
@@ -206,12 +224,11 @@ class Training:
             self._save()
             self._stop.check(progress, self._stop.asked)
         assert found is not None, "only a signal ends a validation"
-        confusion, val_loss = found
-        if not math.isfinite(val_loss):
+        if not math.isfinite(found.loss):
             when = f"in the validation after step {progress.step}"
             telling.refuse_bad_loss(self._job, when, progress.step - 1, progress.step)
         progress.epoch += 1
-        row = telling.epoch_row(self._job, progress, confusion, val_loss)
+        row = telling.epoch_row(self._job, progress, found.confusion, found.loss)
         if row["val_mean_iou"] > progress.best_score:
             progress.best_score = row["val_mean_iou"]
             progress.best_epoch, progress.best_step = progress.epoch, progress.step
@@ -219,7 +236,8 @@ class Training:
             with self._job.averaged():
                 self._checkpoints.save_best(progress)
         self._history.append(row)
-        telling.log_epoch(self._job, row, self._board)
+        telling.log_epoch(self._job, row)
+        self._board.epoch(row, self._paint(found.confusion, found.labels))
         self._report(self._job, progress, self._bar.seconds_left())
         self._save()
         self._planner.settle()

@@ -41,6 +41,7 @@ class Planner:
       progress: where it stands, kept up to date by the loop.
       stop: signals that have come.
       patience, save_minutes, max_minutes, clock: see `loop.Training`.
+      most_steps: a step -> how many a host call from there on may make at most.
 
     Attributes:
       next: what was settled last.
@@ -58,10 +59,12 @@ class Planner:
         patience: int,
         save_minutes: float,
         max_minutes: float,
+        most_steps: Callable[[int], int],
         clock: Callable[[], float],
     ) -> None:
         self._job, self._progress, self._stop = job, progress, stop
         self._patience, self._clock = patience, clock
+        self._most_steps = most_steps
         self._save_s, self._most_s = 60 * save_minutes, 60 * max_minutes
         self._began = clock() - progress.trained_s
         self._saved_at = clock()
@@ -96,7 +99,7 @@ class Planner:
         since = self._clock() - self._saved_at
         self.next = Plan(
             *self._agree(
-                self.pace.count(self.end_of_epoch - step),
+                self.pace.count(min(self.end_of_epoch - step, self._most_steps(step))),
                 bool(self._save_s) and since >= self._save_s,
                 bool(self._most_s) and self.trained_s >= self._most_s,
                 self._stop.asked,

@@ -132,7 +132,7 @@ def read_config(run_dir: str) -> dict[str, Any]:
     return config
 
 
-def write_config(
+def describe(
     run_dir: str,
     recipe_name: str,
     recipe: Recipe,
@@ -141,9 +141,9 @@ def write_config(
     devices: tf.distribute.Strategy,
     notices: list[str],
     groups: LabelGroups | None = None,
-) -> None:
-    """Writes `config.json`: every value, versions, commit and devices."""
-    config = {
+) -> dict[str, Any]:
+    """Contents of `config.json`: every value, versions, commit and devices."""
+    return {
         "recipe": recipe_name,
         **identity,
         "recipe_values": dataclasses.asdict(recipes.RECIPES[recipe_name]),
@@ -165,6 +165,10 @@ def write_config(
         "notices": notices,
         "groups": groups.to_dict() if groups else None,
     }
+
+
+def write_config(run_dir: str, config: dict[str, Any]) -> None:
+    """Writes `config.json`, see `describe`."""
     storage.make_folder(run_dir)
     storage.write_text(
         storage.join(run_dir, "config.json"), json.dumps(config, indent=1) + "\n"

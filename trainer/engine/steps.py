@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.data import inputs
+from trainer.engine import workers
 from trainer.engine.accumulation import Accumulation
 from trainer.engine.job import Job
 from trainer.engine.strategy import share_of
@@ -23,6 +24,8 @@ from trainer.labels import IGNORE_LABEL
 from trainer.model.unet import still_batch_norms
 
 log = logging.getLogger("seamline")
+
+_WATCHED = 4
 
 
 def training_iterator(job: Job, start: int) -> Iterator:
@@ -133,8 +136,37 @@ def _step_on(job: Job, variables: list[keras.Variable]) -> Callable:
     return step
 
 
-def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
-    """() -> (confusion matrix int64 `[C, C]`, loss) over all validation examples."""
+class Validation(NamedTuple):
+    """What a pass over all validation examples finds.
+
+    Attributes:
+      confusion: int64 `[C, C]`, rows are the truth.
+      loss: over all of them.
+      labels: uint8 `[K, S, S]`, predicted for the examples that are `watched`.
+    """
+
+    confusion: np.ndarray
+    loss: float
+    labels: np.ndarray
+
+
+def watched(job: Job) -> list[int]:
+    """Numbers of up to four validation examples to look at after every epoch.
+
+    The first of each batch, then the second, and so on: all are the chief's first
+    replica's, which need not ask another one for what it predicted. Of other workers
+    none.
+    """
+    if not workers.is_chief(job.strategy):
+        return []
+    rows = job.batch_size // job.strategy.num_replicas_in_sync
+    starts = range(0, len(job.val), job.batch_size)
+    numbers = [start + row for row in range(rows) for start in starts[:_WATCHED]]
+    return sorted([x for x in numbers if x < len(job.val)][:_WATCHED])
+
+
+def compile_validation(job: Job) -> Callable[[], Validation]:
+    """A function that validates on all examples, each counted once."""
     strategy, classes = job.strategy, job.classes
     dataset = strategy.distribute_datasets_from_function(
         lambda _: inputs.ordered_batches(
@@ -145,19 +177,21 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
         )
     )
 
-    def step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
         logits = job.model(images, training=False)
+        labels = tf.argmax(logits, axis=-1)
         valid = tf.reshape(tf.not_equal(masks, IGNORE_LABEL), [-1])
         truth = tf.reshape(tf.cast(masks, tf.int64), [-1])
-        guess = tf.reshape(tf.argmax(logits, axis=-1), [-1])
-        pairs = tf.boolean_mask(truth * classes + guess, valid)
+        pairs = truth * classes + tf.reshape(labels, [-1])
+        pairs = tf.boolean_mask(pairs, valid)
         counts = tf.math.bincount(
             tf.cast(pairs, tf.int32), minlength=classes**2, maxlength=classes**2
         )
         # TensorFlow keeps int32 on the host, and adds up over replicas only what lies
         # on the devices; several values at once must be of one type.
         counts = add_over_replicas(tf.cast(counts, tf.int64))
-        return counts, add_over_replicas(job.loss.sums(logits, masks))
+        sums = add_over_replicas(job.loss.sums(logits, masks))
+        return counts, sums, tf.cast(labels, tf.uint8)
 
     @tf.function
     def run_step(images: tf.Tensor, masks: tf.Tensor) -> Any:
@@ -166,15 +200,23 @@ def compile_validation(job: Job) -> Callable[[], tuple[np.ndarray, float]]:
             lambda value: strategy.experimental_local_results(value)[0], outputs
         )
 
-    def validate() -> tuple[np.ndarray, float]:
+    places = [divmod(number, job.batch_size) for number in watched(job)]
+    nothing = np.zeros((0, job.val.image_size, job.val.image_size), np.uint8)
+
+    def validate() -> Validation:
         confusion = np.zeros(classes**2, np.int64)
-        totals = []
+        totals, shown = [], [nothing]
         with job.val.explained():
-            for images, masks in dataset:
-                counts, sums = run_step(images, masks)
+            for batch, (images, masks) in enumerate(dataset):
+                counts, sums, labels = run_step(images, masks)
                 confusion += counts.numpy()
                 totals.append(sums)
+                if rows := [row for at, row in places if at == batch]:
+                    shown.append(labels.numpy()[rows])
         added = tf.nest.map_structure(lambda *parts: tf.add_n(parts), *totals)
-        return confusion.reshape(classes, classes), float(job.loss.value(added))
+        loss = float(job.loss.value(added))
+        return Validation(
+            confusion.reshape(classes, classes), loss, np.concatenate(shown)
+        )
 
     return validate

@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import cv2
 import numpy as np
-import tensorflow as tf
 
 from trainer import progress as bars
 from trainer import storage
@@ -46,8 +45,8 @@ def epoch_row(
     return row
 
 
-def log_epoch(job: Job, row: dict[str, Any], board: tf.summary.SummaryWriter) -> None:
-    """Tells the row of an epoch in the log and to TensorBoard."""
+def log_epoch(job: Job, row: dict[str, Any]) -> None:
+    """Tells the row of an epoch in the log."""
     log.info(
         "epoch %d/%d: loss %.3f, accuracy %.3f | validation: loss %.3f, accuracy %.3f, "
         "foreground %.3f, mean IoU %.3f | %.1f images/s, %s",
@@ -66,10 +65,6 @@ def log_epoch(job: Job, row: dict[str, Any], board: tf.summary.SummaryWriter) ->
             "nothing",
             *(overflown, row["step"]),
         )
-    with board.as_default(step=row["step"]):
-        for name, value in row.items():
-            tf.summary.scalar(name, value)
-    board.flush()
 
 
 def refuse_bad_loss(job: Job, when: str, step: int, done: int) -> NoReturn:

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from trainer.labels import IGNORE_LABEL, palette
 from trainer.results.drawing import (
     BLUE,
     INK,
@@ -27,6 +31,11 @@ from trainer.results.drawing import (
 )
 
 MOST_BARS = 59
+_CELL = (0.42, 0.3)
+"""Inches to the right and downwards."""
+_RIGHT, _WRONG = "#6ea8e8", "#f0a05c"
+_LEAST_SHARE = 0.005
+"""Of a cell that gets a number: less is 0 per cent."""
 
 
 def _numbers(history: list[dict], key: str) -> np.ndarray:
@@ -139,3 +148,56 @@ def class_bars(per_class: list[dict], *, title: str) -> bytes:
         text = f"{row['pixels']:,}" + ("" if seen is None else f" · {seen:,}")
         axes.text(counts, middle, text, color=MUTED, **style)
     return png(figure)
+
+
+def confusion_chart(matrix: dict[str, Any], *, title: str) -> Figure:
+    """What pixels of each class were taken for, in per cent of the class.
+
+    Args:
+      matrix: see `tables.matrix`: labels, their names, and rows of (name, share of
+        each, share of all others).
+      title: heading of the figure.
+    """
+    heads = [plain(str(name), 18) for name in (*matrix["names"], "others")]
+    count, (wide, high), corner = len(heads), _CELL, "truth ↓  predicted →"
+    longest = max(text_width(name, 8.5) for name in heads)
+    left = max(longest + 0.35, text_width(corner, 8) + 0.1)
+    width, height, top = wide * count, high * (count - 1), 0.8 + 0.75 * longest
+    across = MARGIN + left + width + max(0.75 * longest - wide / 2, MARGIN)
+    figure = new_figure(across, top + height + 0.6, title)
+    axes = place_page(figure, MARGIN + left, top, width, height)
+    turned: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "size": 8.5}
+    colours = palette(IGNORE_LABEL) / 255
+    axes.text(-left, -0.12, corner, size=8, color=MUTED, va="center_baseline")
+    for column, head in enumerate(heads):
+        axes.text(wide * (column + 0.5), -0.08, head, va="center", color=INK, **turned)
+    for row, label in enumerate(matrix["labels"]):
+        y, swatch = high * (row + 0.5), {"fc": colours[label], "clip_on": False}
+        axes.add_patch(Rectangle((-left, y - 0.075), 0.15, 0.15, **swatch))
+        axes.text(0.22 - left, y, heads[row], size=8.5, color=INK, va="center_baseline")
+    parts = [[*shares, others] for _, shares, others in matrix["rows"]]
+    _draw_cells(axes, np.array(parts))
+    more = f" of {count - 1 + matrix['more']}" if matrix["more"] else ""
+    note = (
+        f"Per cent of each class's pixels, for the {count - 1}{more} classes with the "
+        "most. Blue is right, orange is wrong."
+    )
+    axes.text(-left, height + 0.28, note, size=8, color=MUTED, va="center")
+    return figure
+
+
+def _draw_cells(axes: Axes, parts: np.ndarray) -> None:
+    """Cells, float `[rows, columns]`: the larger the part, the stronger its colour."""
+    rows, columns = np.indices(parts.shape)
+    strong = np.where((rows == columns)[..., None], to_rgb(_RIGHT), to_rgb(_WRONG))
+    weight = parts[..., None] ** 0.6
+    colours = weight * strong + (1 - weight) * np.array(to_rgb(PALE))
+    corners = np.stack([columns, rows], axis=-1)[..., None, :] * _CELL
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * (np.array(_CELL) - 0.02)
+    # One by one, they would take most of the time of the figure.
+    shapes = (corners + square + 0.01).reshape(-1, 4, 2)
+    axes.add_collection(PolyCollection(list(shapes), facecolors=colours.reshape(-1, 3)))
+    style: dict[str, Any] = {"size": 8.5, "color": INK, "va": "center_baseline"}
+    for row, column in np.argwhere(parts >= _LEAST_SHARE):
+        x, y = _CELL[0] * (column + 0.5), _CELL[1] * (row + 0.5)
+        axes.text(x, y, f"{100 * parts[row, column]:.0f}", ha="center", **style)

@@ -5,9 +5,12 @@ Everything is drawn on `matplotlib.figure.Figure`, without pyplot and its global
 
 from __future__ import annotations
 
+import functools
 import io
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
@@ -24,6 +27,7 @@ def plain(text: str, most: int = 36) -> str:
     return short.replace("$", r"\$")
 
 
+@functools.cache
 def text_width(text: str, size: float) -> float:
     """Inches that `text` takes at a font size in points."""
     return TextPath((0, 0), text, size=size).get_extents().width / 72 if text else 0.0
@@ -63,3 +67,10 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """The figure as uint8 `[H, W, 3]` RGB, 150 pixels an inch."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

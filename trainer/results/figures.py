@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from trainer.labels import IGNORE_LABEL, palette
@@ -22,6 +23,7 @@ from trainer.results.drawing import (
     MARGIN,
     MUTED,
     new_figure,
+    pixels,
     place_page,
     plain,
     png,
@@ -30,6 +32,7 @@ from trainer.results.drawing import (
 from trainer.results.regions import write_names
 
 __all__ = [
+    "EpochSheet",
     "class_bars",
     "curves",
     "legend_labels",
@@ -44,6 +47,8 @@ _TILE = 256
 _STRIP = 1 << 18
 """Pixels."""
 _DARKER = 0.6
+_Corner = tuple[int, int]
+"""Pixels from the top and from the left."""
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -165,11 +170,19 @@ def _sheet(
     legend: list[tuple[int, str]],
     *,
     title: str,
-) -> bytes:
-    """Rows of equally large uint8 pictures below their heads, in one or two blocks."""
-    height, width = (side / DPI for side in rows[0][0].shape[:2])
+    narrow: bool = False,
+) -> tuple[Figure, list[list[_Corner]]]:
+    """Rows of equally large uint8 pictures below their heads.
+
+    More than three rows stand in two blocks side by side, unless it is to be narrow.
+
+    Returns:
+      The figure, and where the pictures are on it.
+    """
+    size = rows[0][0].shape[:2]
+    height, width = (side / DPI for side in size)
     gap, top = 0.05, 0.8
-    blocks = 2 if len(rows) > 3 and len(heads) < 5 else 1
+    blocks = 2 if len(rows) > 3 and len(heads) < 5 and not narrow else 1
     block = len(heads) * (width + gap) + 0.25
     lines = math.ceil(len(rows) / blocks)
     inner = max(blocks * block - 0.25 - gap, 3.5)
@@ -178,18 +191,21 @@ def _sheet(
     down = legend_top + 0.22 * legend_lines + 0.25
     figure = new_figure(inner + 2 * MARGIN, down, title)
     axes = place_page(figure, 0, 0, figure.get_figwidth(), down)
+    bottom, corners = int(figure.bbox.height) - size[0], []
     for place, pictures in enumerate(rows):
         line, side = place // blocks, place % blocks
+        y, row = top + line * (height + gap), []
         for column, picture in enumerate(pictures):
             x = MARGIN + side * block + column * (width + gap)
-            y = top + line * (height + gap)
+            row.append((round(y * DPI), round(x * DPI)))
             # Pixels are placed one to one: no second resampling blurs the masks.
-            figure.figimage(picture, x * DPI, (down - y - height) * DPI)
+            figure.figimage(picture, row[-1][1], bottom - row[-1][0])
             if line == 0:
                 head = plain(heads[column], max(8, int(width / 0.07)))
                 axes.text(x, top - 0.12, head, size=9, color=MUTED, va="center")
+        corners.append(row)
     _draw_legend(place_page(figure, MARGIN, legend_top, inner, 1), legend, inner)
-    return png(figure)
+    return figure, corners
 
 
 def sample_sheet(
@@ -211,7 +227,7 @@ def sample_sheet(
         shown = write_names(overlay(photo, labels, colours), labels, label_names)
         rows.append([photo, colours[labels], shown])
     legend = _legend_entries(legend_labels(masks), label_names)
-    return _sheet(rows, ["photo", "mask", "overlay"], legend, title=title)
+    return png(_sheet(rows, ["photo", "mask", "overlay"], legend, title=title)[0])
 
 
 def prediction_sheet(
@@ -241,4 +257,49 @@ def prediction_sheet(
     ]
     shown = [masks[:MOST_EXAMPLES] for masks in (truths, columns[-1])]
     legend = _legend_entries(legend_labels(*shown), label_names)
-    return _sheet(rows, ["photo", "truth", *predictions], legend, title=title)
+    return png(_sheet(rows, ["photo", "truth", *predictions], legend, title=title)[0])
+
+
+class EpochSheet:
+    """Photo, truth and prediction of the same few examples, epoch after epoch.
+
+    All but the predictions is drawn once, so that an epoch costs milliseconds and only
+    what the model has learned changes from picture to picture.
+
+    Args:
+      images: uint8 `[N, H, W, 3]` RGB, N at least 1.
+      truths: uint8 `[N, H, W]` labels, 255 = ignored (grey). The legend holds their
+        classes.
+      label_names: name of label 0, 1, ...
+      title: heading of the sheet.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        truths: np.ndarray,
+        label_names: Sequence[str],
+        *,
+        title: str,
+    ) -> None:
+        self._size, self._colours = _tile_size(images), palette(IGNORE_LABEL)
+        rows = [
+            [_enlarge(image, self._size, True), *2 * [self._tile(truth)]]
+            for image, truth in zip(images, truths, strict=True)
+        ]
+        legend = _legend_entries(legend_labels(truths), label_names)
+        heads = ["photo", "truth", "prediction"]
+        # TensorBoard shows pictures 340 pixels wide, until they are clicked on.
+        figure, corners = _sheet(rows, heads, legend, title=title, narrow=True)
+        self._frame = pixels(figure)
+        self._corners = [row[-1] for row in corners]
+
+    def _tile(self, labels: np.ndarray) -> np.ndarray:
+        return self._colours[_enlarge(labels, self._size, False)]
+
+    def draw(self, predictions: np.ndarray) -> np.ndarray:
+        """The sheet with these uint8 `[N, H, W]` labels: uint8 `[h, w, 3]` RGB."""
+        sheet, (height, width) = self._frame.copy(), self._size
+        for (top, left), labels in zip(self._corners, predictions, strict=True):
+            sheet[top : top + height, left : left + width] = self._tile(labels)
+        return sheet

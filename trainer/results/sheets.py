@@ -12,7 +12,6 @@ import math
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -29,6 +28,7 @@ from trainer.results.drawing import (
     MARGIN,
     MUTED,
     new_figure,
+    pixels,
     place_page,
     plain,
 )
@@ -209,9 +209,7 @@ def paste(figure: Figure, placed: list[_Placed]) -> bytes:
     Pixels are placed one to one, so no second resampling blurs the masks. Photos hardly
     shrink further above compression level 2, but take twice the time.
     """
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    sheet = cv2.cvtColor(np.asarray(canvas.buffer_rgba()), cv2.COLOR_RGBA2BGR)
+    sheet = cv2.cvtColor(pixels(figure), cv2.COLOR_RGB2BGR)
     for top, left, picture in placed:
         height, width = picture.shape[:2]
         sheet[top : top + height, left : left + width] = picture[..., ::-1]
