@@ -20,7 +20,7 @@ import tensorflow as tf
 from tests import tiny
 from trainer import flags as shared
 from trainer import pipeline, storage, task
-from trainer.engine import loop, pace, state
+from trainer.engine import loop, pace, state, telling
 from trainer.engine.shelf import Shelf
 
 EVENTS: dict[str, tuple[Any, str, bool]] = {
@@ -30,7 +30,7 @@ EVENTS: dict[str, tuple[Any, str, bool]] = {
     "before its list": (tf.train.Checkpoint, "write", True),
     "after a save": (Shelf, "save", True),
     "removing the old": (storage, "remove_file", False),
-    "validated": (loop, "_epoch_row", False),
+    "validated": (telling, "epoch_row", False),
     "before the best": (state.Checkpoints, "save_best", False),
     "after the best": (state.Checkpoints, "save_best", True),
     "before the history": (state.History, "append", False),
