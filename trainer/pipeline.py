@@ -99,7 +99,7 @@ def run(
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
         stream, val = open_input(recipe, *place, seed, input_limits, merged)
         seen = grouping.group_card(card, merged)
-        spec = build_spec(recipe, seen, precision)
+        spec = build_spec(recipe, seen.label_names, precision)
         job = build_job(run_dir, spec, recipe, seen, seed, devices, stream, val, xla)
         training = loop.Training(job, patience=recipe.patience, **calls, **minutes)
         values = (recipe_name, recipe, identity, prepared.records_dir)

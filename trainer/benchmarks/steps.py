@@ -75,7 +75,7 @@ def _job(
     stream, val = pipeline.open_input(
         recipe, records_dir, card, settings.seed, settings.input_limits
     )
-    spec = build_spec(recipe, card, "float32")
+    spec = build_spec(recipe, card.label_names, "float32")
     return build_job(run_dir, spec, recipe, card, settings.seed, devices, stream, val)
 
 
