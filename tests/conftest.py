@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 LONGEST = (
     *("survival", "whole_job", "multi_worker", "interruptions", "cloud", "task"),
     *("wiring", "foreign_layouts", "preview_command", "readme", "streaming"),
-    "bad_input",
+    *("bad_input", "notebook"),
 )
 """Files of few and long tests: begun last, they would leave one of two cores idle."""
 
