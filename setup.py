@@ -36,6 +36,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tensorflow-io": ["tensorflow-io>=0.37"],
         "onnx": ["tf2onnx>=1.17,<2", "onnx>=1.18,<2", "onnxruntime>=1.22,<2"],
+        "notebook": ["jupyterlab>=4,<5"],
         "test": [
             "pytest>=8",
             "pytest-asyncio>=0.24",
@@ -53,6 +54,9 @@ setup(
             "types-PyYAML",
             "hypothesis>=6.100",
             "playwright>=1.50",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
             "tf2onnx>=1.17,<2",
             "onnx>=1.18,<2",
             "onnxruntime>=1.22,<2",

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 LONGEST = (
     *("whole_job", "multi_worker", "survival", "task", "readme", "encoders", "cloud"),
     *("wiring", "streaming", "benchmark", "interruptions", "foreign_layouts"),
-    *("inputs", "entrypoint", "cloud_conversion", "rates"),
+    *("inputs", "entrypoint", "cloud_conversion", "rates", "notebook"),
 )
 """The longest files, longest first: begun last, they would leave a core idle."""
 

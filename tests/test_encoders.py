@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from tests.test_unet import spec
 from trainer.errors import SeamlineError
 from trainer.model import decoders, encoders, stages, unet
-from trainer.results import publish
+from trainer.results import network
 from trainer.results.export import export_model
 
 FULL = os.environ.get("ENCODERS") == "full"
@@ -477,7 +477,7 @@ def test_skips_without_names_are_what_the_halving_layers_take(name: str) -> None
 
 def test_the_picture_of_the_network_names_layers_as_the_registry_does() -> None:
     made_of = spec(encoder="mobilenetv3small", image_size=32)
-    drawn = publish._stages(unet.build_model(made_of), made_of)
+    drawn = network.stages_of(unet.build_model(made_of))
     named = [x["name"] for x in drawn if x["side"] == "encoder"]
     assert named == list(encoders.find("mobilenetv3small").skips)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -93,6 +94,29 @@ def test_the_documented_steps_run_one_after_the_other(
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         assert done.stderr == "", command
     assert len(list((tmp_path / "predictions").glob("*.overlay.jpg"))) == 14
+
+
+def test_the_lines_of_python_run_as_they_are(tmp_path: Path) -> None:
+    """As a program of their own, which no worker of a conversion may start anew."""
+    [lines] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(lines.split("\n")) <= 12, "ten lines, a blank one and the end"
+    (tmp_path / "lines.py").write_text(lines)
+    done = subprocess.run(
+        [sys.executable, "lines.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(
+        r"loss of the step: (\S+)\npixels that are right: (\S+)\n", done.stdout
+    )
+    assert found, done.stdout
+    assert 0 < float(found[1]) < 20
+    assert 0 <= float(found[2]) <= 1
+    assert done.stderr == ""
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:

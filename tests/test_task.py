@@ -16,10 +16,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
+import trainer
 from tests.conftest import ROOT, SMALL, run_command
 from tests.events import Events
 from tests.forks import Command
-from trainer.results import report
+from trainer.results import prediction, report
 from trainer.results.finished import read_run
 
 
@@ -405,3 +406,13 @@ def test_old_runs_get_their_pictures_by_predicting_anew(
     assert done.returncode == 0, done.stdout + done.stderr
     again, before = (read_run(str(x)).kept for x in (run_dir, finished_run))
     assert again == before
+
+
+def test_the_model_of_a_run_is_loaded_with_its_names(finished_run: Path) -> None:
+    loaded, names = trainer.load_model(str(finished_run))
+    known = prediction.load_predictor(str(finished_run))
+    photos = np.random.default_rng(7).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(
+        trainer.compile_predictor(loaded)(photos), known.label(photos)
+    )
+    assert names == list(known.names)

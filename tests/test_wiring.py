@@ -82,7 +82,7 @@ def job_of(
     recipe = recipes.resolve("default", {**BASE, **changes})
     card = read_card(str(records_dir))
     stream, val = pipeline.open_input(recipe, str(records_dir), card, 0, {})
-    spec = build_spec(recipe, card, precision)
+    spec = build_spec(recipe, card.label_names, precision)
     where = str(run_dir)
     return build_job(where, spec, recipe, card, 0, devices, stream, val, xla)
 

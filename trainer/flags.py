@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -21,12 +20,8 @@ from trainer.errors import EXIT_USER_ERROR, SeamlineError, Stopped
 from trainer.label_groups import SHIPPED
 from trainer.layout import Layout
 from trainer.limits import Limits
+from trainer.quiet import quiet_imports as quiet_imports
 from trainer.recipes import RECIPES, Recipe
-
-# TensorFlow reads this when it is imported. Without a GPU driver it reports at error
-# level that it found none.
-_DRIVER = os.path.exists("/proc/driver/nvidia")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _DRIVER else "3")
 
 _DEFINE: dict[str, Callable[..., Any]] = {
     "int": flags.DEFINE_integer,
@@ -279,24 +274,6 @@ def _log_plainly() -> None:
     logger.propagate = False
     # TensorFlow's Python side notes every file it saves at info level.
     absl_logging.set_verbosity(absl_logging.WARNING)
-
-
-@contextlib.contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Keeps what TensorFlow's C++ side says while it is imported off the terminal.
-
-    Those notes come before its log level is honoured. Import errors are exceptions and
-    still show.
-    """
-    sys.stderr.flush()
-    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nothing)
 
 
 def refuse_positional(argv: list[str]) -> None:

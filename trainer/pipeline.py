@@ -109,7 +109,7 @@ def run(
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
         stream, val = open_input(recipe, *place, seed, input_limits, merged)
         seen = grouping.group_card(card, merged)
-        spec = build_spec(recipe, seen, precision)
+        spec = build_spec(recipe, seen.label_names, precision)
         job = build_job(run_dir, spec, recipe, seen, seed, devices, stream, val, xla)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, notices, merged)

@@ -70,7 +70,9 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
                 place = (prepared.records_dir, prepared.card)
                 job = _job(run_dir, recipe, place, settings, devices, precision)
                 full = name if precision == "float32" else f"{name}.{precision}"
-                fit = _keras_fit(job, build_spec(recipe, place[1], "float32"), recipe)
+                fit = _keras_fit(
+                    job, build_spec(recipe, place[1].label_names, "float32"), recipe
+                )
                 rows += _beside_peers(full, job, fit, settings.repeats, precision)
                 if precision == "float32":
                     rows += _checkpoint(name, job)
@@ -88,7 +90,7 @@ def _job(
     stream, val = pipeline.open_input(
         recipe, *place, settings.seed, settings.input_limits
     )
-    spec = build_spec(recipe, place[1], precision)
+    spec = build_spec(recipe, place[1].label_names, precision)
     job = (run_dir, spec, recipe, place[1], settings.seed, devices, stream, val)
     return build_job(*job)
 

@@ -36,7 +36,7 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
     stream, val = pipeline.open_input(
         recipe, prepared.records_dir, card, seed, settings.input_limits
     )
-    spec = build_spec(recipe, card, "float32")
+    spec = build_spec(recipe, card.label_names, "float32")
     with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
         job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
         model = f"{recipe.encoder}, {recipe.encoder_training}"

@@ -79,7 +79,7 @@ class Job:
         return self.averages.in_model()
 
 
-def build_spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
+def build_spec(recipe: Recipe, label_names: list[str], precision: str) -> ModelSpec:
     """What `model.json` holds."""
     return ModelSpec(
         encoder=recipe.encoder,
@@ -88,7 +88,7 @@ def build_spec(recipe: Recipe, card: Card, precision: str) -> ModelSpec:
         image_size=recipe.image_size,
         batch_norm_momentum=recipe.batch_norm_momentum,
         precision=precision,
-        label_names=card.label_names,
+        label_names=label_names,
         decoder=recipe.decoder,
         decoder_dropout=recipe.decoder_dropout,
     )

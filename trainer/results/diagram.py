@@ -95,7 +95,9 @@ def _draw_path(axes: Axes, places: list[tuple[dict, float, float]]) -> None:
             _arrow(axes, (out, y), end, connectionstyle=None if straight else bend)
 
 
-def _draw_skips(axes: Axes, places: list[tuple[dict, float, float]]) -> None:
+def _draw_skips(
+    axes: Axes, places: list[tuple[dict, float, float]], joined: str
+) -> None:
     """Dashed arrows from the last encoder stage of a size to its decoder stage."""
     sources = {
         tuple(stage["shape"][:2]): x + _box_size(stage["shape"])[0] / 2 + 0.06
@@ -110,12 +112,16 @@ def _draw_skips(axes: Axes, places: list[tuple[dict, float, float]]) -> None:
             _arrow(axes, (start, y), (end, y), linestyle=(0, (4, 3)), lw=1.0)
             top = ((start + end) / 2, y - 0.06)
     if top:
-        text = axes.text(*top, "skip: concatenate", size=8, color=MUTED, ha="center")
+        text = axes.text(*top, f"skip: {joined}", size=8, color=MUTED, ha="center")
         text.set_fontstyle("italic")
 
 
 def model_diagram(
-    stages: list[dict], *, title: str, parameters: dict[str, int] | None = None
+    stages: list[dict],
+    *,
+    title: str,
+    parameters: dict[str, int] | None = None,
+    joined: str = "concatenate",
 ) -> bytes:
     """PNG of the U: encoder down the left, decoder up the right, skips across.
 
@@ -125,6 +131,7 @@ def model_diagram(
         encoder stage of its size as a skip.
       title: heading of the figure.
       parameters: counts "total" and "trainable" for the caption.
+      joined: what a decoder stage does with its skip.
     """
     rows = _rows(stages)
     tall = [max(_box_size(s["shape"])[1] for s in row if s) for row in rows]
@@ -149,7 +156,7 @@ def model_diagram(
         top += height + _CLEAR
     places = [(stage, *found[id(stage)]) for stage in stages]
     _draw_path(axes, places)
-    _draw_skips(axes, places)
+    _draw_skips(axes, places, joined)
     if parameters:
         kinds = [kind for kind in ("total", "trainable") if kind in parameters]
         order = [f"{parameters[kind]:,} {kind}" for kind in kinds]

@@ -151,10 +151,10 @@ def _tint(
     return cv2.copyTo(cv2.convertScaleAbs(colour, alpha=_DARKER), edge, tinted)
 
 
-def _tile_size(images: np.ndarray) -> tuple[int, int]:
+def _tile_size(images: np.ndarray, side: int) -> tuple[int, int]:
     """Pixels (height, width) of a tile: whole multiples for small pictures."""
     height, width = images.shape[1:3]
-    scale = max(1, round(_TILE / height)) if height <= 1.5 * _TILE else _TILE / height
+    scale = max(1, round(side / height)) if height <= 1.5 * side else side / height
     return round(height * scale), max(1, round(width * scale))
 
 
@@ -209,7 +209,12 @@ def _sheet(
 
 
 def sample_sheet(
-    images: np.ndarray, masks: np.ndarray, label_names: Sequence[str], *, title: str
+    images: np.ndarray,
+    masks: np.ndarray,
+    label_names: Sequence[str],
+    *,
+    title: str,
+    side: int = _TILE,
 ) -> bytes:
     """PNG with photo, mask and overlay of up to 8 examples, and the classes in them.
 
@@ -218,9 +223,10 @@ def sample_sheet(
       masks: uint8 `[N, H, W]` labels, 255 = ignored.
       label_names: name of label 0, 1, ...
       title: heading of the sheet.
+      side: pixels of a picture's side, about.
     """
     images, masks = images[:MOST_EXAMPLES], masks[:MOST_EXAMPLES]
-    size, colours = _tile_size(images), palette(IGNORE_LABEL)
+    size, colours = _tile_size(images, side), palette(IGNORE_LABEL)
     rows = []
     for image, mask in zip(images, masks, strict=True):
         photo, labels = _enlarge(image, size, True), _enlarge(mask, size, False)
@@ -237,6 +243,7 @@ def prediction_sheet(
     label_names: Sequence[str],
     *,
     title: str,
+    side: int = _TILE,
 ) -> bytes:
     """PNG with photo, truth and each prediction of up to 8 examples.
 
@@ -247,8 +254,9 @@ def prediction_sheet(
         of the truth and of the last column: an untrained model predicts all of them.
       label_names: name of label 0, 1, ...
       title: heading of the sheet.
+      side: pixels of a picture's side, about.
     """
-    size, colours = _tile_size(images), palette(IGNORE_LABEL)
+    size, colours = _tile_size(images, side), palette(IGNORE_LABEL)
     columns = [truths, *predictions.values()]
     rows = [
         [_enlarge(images[place], size, True)]
@@ -282,7 +290,7 @@ class EpochSheet:
         *,
         title: str,
     ) -> None:
-        self._size, self._colours = _tile_size(images), palette(IGNORE_LABEL)
+        self._size, self._colours = _tile_size(images, _TILE), palette(IGNORE_LABEL)
         rows = [
             [_enlarge(image, self._size, True), *2 * [self._tile(truth)]]
             for image, truth in zip(images, truths, strict=True)

@@ -69,14 +69,14 @@ class _Grid:
         return _TOP + row * self.row, left
 
 
-def _fit_grid(count: int, size: int) -> _Grid:
-    """A grid for `count` examples of `size` pixels a side.
+def _fit_grid(count: int, size: int, layout: tuple[int, int] | None) -> _Grid:
+    """A grid for `count` examples of `size` pixels a side; `layout` as `batch_sheet`.
 
     Small pictures are enlarged by whole factors alone, so that all their pixels are
     seen, and are all of one size.
     """
-    fitting = (layout[1:] for layout in _LAYOUTS if count <= layout[0])
-    side, most = next(fitting, _SMALL)
+    fitting = (found[1:] for found in _LAYOUTS if count <= found[0])
+    side, most = layout or next(fitting, _SMALL)
     tile = size * int(1.2 * side / size) or side
     gap = 30 if side == _SMALL[0] else 45
     rows = math.ceil(count / most)
@@ -135,6 +135,7 @@ def batch_sheet(
     *,
     title: str,
     note: str,
+    layout: tuple[int, int] | None = None,
 ) -> bytes:
     """PNG with each example of a batch: image and overlay, its id below them.
 
@@ -147,8 +148,11 @@ def batch_sheet(
       names: name of label 0, 1, ...
       title: heading of the sheet.
       note: one line below it.
+      layout: pixels of a picture's side, about, and the most pairs a row; None: by the
+        number of examples.
     """
-    grid, entries = _fit_grid(len(images), images.shape[1]), _legend(masks, names)
+    grid = _fit_grid(len(images), images.shape[1], layout)
+    entries = _legend(masks, names)
     note = note if len(note) <= 150 else note[:149] + "…"
     inner = max(grid.width / DPI, widest([note], 8), 5.0)
     lines = math.ceil(len(entries) / legend_columns(entries, inner)[0])

@@ -14,9 +14,8 @@ from trainer.data.examples import Examples
 from trainer.data.reader import Reader
 from trainer.engine.runs import read_config
 from trainer.engine.state import read_history
-from trainer.model import encoders
 from trainer.model.unet import ModelSpec
-from trainer.results import charts, diagram, figures, kept, report
+from trainer.results import charts, figures, kept, network, report
 
 EXAMPLES_SHOWN = 6
 
@@ -111,32 +110,5 @@ def _pictures(
             title="Training",
         ),
         "classes": charts.class_bars(scores["per_class"], title="IoU by class"),
-        "model": diagram.model_diagram(
-            _stages(model, spec), parameters=_parameters(model), title="The network"
-        ),
+        "model": network.draw_network(model),
     }
-
-
-def _stages(model: keras.Model, spec: ModelSpec) -> list[dict[str, Any]]:
-    """The network from top to bottom and up again, as `model_diagram` takes it."""
-    size = spec.image_size
-    stages = [{"name": "image", "side": "input", "shape": [size, size, 3]}]
-    encoder = model.get_layer(spec.encoder)
-    skips = [skip for skip in encoders.find(spec.encoder).skips if skip]
-    for skip, output in zip(skips, encoder.outputs, strict=True):
-        stages.append(
-            {"name": skip, "side": "encoder", "shape": list(output.shape[1:])}
-        )
-    for layer in model.layers:
-        if layer.name.startswith("upsample_"):
-            shape = list(layer.output.shape[1:])
-            stages.append({"name": layer.name, "side": "decoder", "shape": shape})
-    stages.append(
-        {"name": "logits", "side": "output", "shape": [size, size, spec.classes]}
-    )
-    return stages
-
-
-def _parameters(model: keras.Model) -> dict[str, int]:
-    learned = sum(int(np.prod(x.shape)) for x in model.trainable_variables)
-    return {"total": model.count_params(), "trainable": learned}
