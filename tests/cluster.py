@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.forks import Command
+from tests.forks import COMMON, Command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def environment(ports: list[int], index: int) -> dict[str, str]:
-    """What tells worker `index` of all, one worker a port."""
+    """Of worker `index`, one worker a port."""
     config = {
         "cluster": {"worker": [f"localhost:{port}" for port in ports]},
         "task": {"type": "worker", "index": index},
     }
-    return {"TF_CONFIG": json.dumps(config)}
+    return {**os.environ, **COMMON, "TF_CONFIG": json.dumps(config)}
 
 
 def run_workers(

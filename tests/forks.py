@@ -22,6 +22,7 @@ import inspect
 import json
 import os
 import runpy
+import site
 import socket
 import subprocess
 import sys
@@ -54,9 +55,9 @@ class Command(subprocess.Popen[str]):
     Args:
       arguments: module and what follows.
       cwd: its working directory.
-      env: variables besides those of this process.
+      env: its variables; None: those of this process, and `COMMON`.
       unbuffered: whether its output comes line by line.
-      streams: `stdout` and `stderr`, see `subprocess.Popen`.
+      popen: `stdout`, `stderr` and `start_new_session`, see `subprocess.Popen`.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Command(subprocess.Popen[str]):
         cwd: Path,
         env: dict[str, str] | None = None,
         unbuffered: bool = False,
-        **streams: Any,
+        **popen: Any,
     ) -> None:
-        variables = {**os.environ, **COMMON, **(env or {})}
+        variables = {**os.environ, **COMMON} if env is None else env
         self._request = [arguments, str(cwd), variables, unbuffered]
-        super().__init__(arguments, text=True, **streams)
+        super().__init__(arguments, text=True, **popen)
 
     def _execute_child(self, *values: Any) -> None:
         """Lets the server fork, in place of fork and exec."""
@@ -77,7 +78,8 @@ class Command(subprocess.Popen[str]):
         ends = dict(zip(names, values, strict=True))
         given = enumerate(ends[name] for name in ("p2cread", "c2pwrite", "errwrite"))
         streams = [own if end == -1 else end for own, end in given]
-        self.pid = _fork(json.dumps(self._request).encode(), streams)
+        request = [ends["start_new_session"], *self._request]
+        self.pid = _fork(json.dumps(request).encode(), streams)
         self._child_created = True
         self._close_pipe_fds(*(ends[x] for x in names if x.endswith(("read", "write"))))
 
@@ -133,10 +135,13 @@ def _serve(requests: socket.socket) -> None:
                 os._exit(0)
             os.close(told)
             os.read(orphaned, 1)
+            os.close(orphaned)
+            new_session, *command = json.loads(text)
+            if new_session:
+                os.setsid()
             requests.send(str(os.getpid()).encode())
             requests.close()
-            os.close(orphaned)
-            return _become(streams, *json.loads(text))
+            return _become(streams, *command)
         os.waitpid(between, 0)
         for each in (told, orphaned, *streams):
             os.close(each)
@@ -152,7 +157,8 @@ def _become(
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.path[0], sys.argv[:] = cwd, argv
+    sys.path[:1], sys.argv[:] = [cwd, *env["PYTHONPATH"].split(":")], argv
+    site.execsitecustomize()
 
 
 if __name__ == "__main__":

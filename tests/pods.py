@@ -3,7 +3,8 @@
 Command, arguments and environment are those of its spec. What a node has and this
 machine has not is mapped:
 
-- `python` is this interpreter and `trainer` this checkout, since there is no image;
+- `python` is this interpreter, forked after its imports, and `trainer` this checkout,
+  since there is no image;
 - an emptyDir is a folder, whose path stands in for the mount path in command,
   arguments, environment and working directory; /dev/shm is this machine's;
 - names of a headless Service, with their port, become ports of localhost, one for each
@@ -20,13 +21,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.desk import IMAGE, PODS, ROOT
+from tests.forks import Command
 from tests.kubernetes_api import Server
 
 _REFERENCE = re.compile(r"\$\$|\$\(([\w.-]+)\)")
@@ -170,26 +171,25 @@ class Pod:
     def _start(self, container: Object) -> subprocess.Popen[str]:
         named = environment_of(container, self._manifest)
         words = [*container["command"], *container.get("args", [])]
-        program, *rest = [self._placed(expand(word, named)) for word in words]
-        assert program == "python"
+        program, m, *rest = [self._placed(expand(word, named)) for word in words]
+        assert (program, m) == ("python", "-m")
         token = self._manifest["spec"]["automountServiceAccountToken"]
         config = self._outside["KUBECONFIG"] if token else "/no/token"
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{ROOT}/tests/dns:{ROOT}",
-            "PYTHONUNBUFFERED": "1",
             "CUDA_VISIBLE_DEVICES": "",
             **self._outside,
             "KUBECONFIG": config,
             **{name: self._placed(value) for name, value in named.items()},
         }
-        return subprocess.Popen(
-            [sys.executable, *rest],
-            cwd=self._placed(container["workingDir"]),
+        return Command(
+            *rest,
+            cwd=Path(self._placed(container["workingDir"])),
             env=environment,
+            unbuffered=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SMALL
-from tests.forks import Command
+from tests.forks import COMMON, Command
 from tests.gcs import Cloud
 from tests.gcs_gate import Request
 from trainer import storage
@@ -43,7 +43,10 @@ class Place:
         return Command(
             *arguments,
             cwd=self.work,
-            env={**self.cloud.env, "TMPDIR": str(self.temporary)},
+            env={
+                **{**os.environ, **COMMON, **self.cloud.env},
+                "TMPDIR": str(self.temporary),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

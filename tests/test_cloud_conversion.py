@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.forks import Command
+from tests.forks import COMMON, ROOT, Command
 from tests.gcs import Cloud
 from tests.gcs_gate import Request
 from trainer import storage
@@ -58,7 +56,7 @@ def start(cloud: Cloud, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     return Command(
         *("trainer.convert", *arguments),
         cwd=cwd,
-        env=cloud.env,
+        env={**os.environ, **COMMON, **cloud.env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -134,17 +132,9 @@ def test_killed_in_a_request_it_leaves_no_card_and_a_second_run_the_same_bytes(
     cloud: Cloud,
     bucket: str,
     drawn: Path,
-    tmp_path: Path,
     local: dict[str, bytes],
     moment: str,
 ) -> None:
-    script = tmp_path / "convert.py"
-    script.write_text(
-        "import sys\n"
-        "from tests.test_cloud_conversion import convert\n"
-        "if __name__ == '__main__':\n"
-        "    convert(sys.argv[1], sys.argv[2])\n"
-    )
     started = threading.Event()
 
     def kill(request: Request) -> int | None:
@@ -156,11 +146,11 @@ def test_killed_in_a_request_it_leaves_no_card_and_a_second_run_the_same_bytes(
         return 503
 
     with cloud.watching(kill):
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(drawn), f"{bucket}/records"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        process = Command(
+            *("tests.interrupted", str(drawn), f"{bucket}/records", "80000", "0"),
+            *("put", "0"),
+            cwd=ROOT,
             stderr=subprocess.PIPE,
-            text=True,
         )
         started.set()
         _, err = process.communicate(timeout=120)

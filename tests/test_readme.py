@@ -92,7 +92,8 @@ def test_the_documented_steps_run_one_after_the_other(
         extra = SMALL_REAL if command.startswith("trainer.task") else ()
         done = run_command(*shlex.split(shorter), *extra, cwd=tmp_path, fresh=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        assert done.stderr == "", command
+        said = [x for x in done.stderr.splitlines() if "TensorFlow Lite" not in x]
+        assert not said, command
     assert len(list((tmp_path / "predictions").glob("*.overlay.jpg"))) == 14
 
 

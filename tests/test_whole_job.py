@@ -31,7 +31,7 @@ from trainer.data import verification
 from trainer.jobs import manifest
 
 TINY = (
-    *("--encoder=mobilenetv2", "--encoder_weights=none", "--encoder_training=frozen"),
+    *("--encoder=tiny", "--encoder_weights=none", "--encoder_training=frozen"),
     *("--image_size=32", "--batch_size=4", "--epochs=4", "--steps_per_epoch=2"),
 )
 
