@@ -5,6 +5,7 @@ python -m trainer.benchmark --what=input --batch_size=64 --json=input.json
 python -m trainer.benchmark --what=train --encoder=mobilenetv2
 python -m trainer.benchmark --what=step --batch_size=16
 python -m trainer.benchmark --what=predict --model=runs/first --batch_size=16
+python -m trainer.benchmark --what=all --json=new.json --compare=old.json
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ _MODEL = flags.DEFINE_string(
     "weights)",
 )
 _JSON = flags.DEFINE_string("json", None, "file for the measurements (default: none)")
+_COMPARE = flags.DEFINE_string(
+    "compare",
+    None,
+    "file that --json wrote earlier: print its values and the ratios to them too "
+    "(default: none)",
+)
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "how often each is run, in turns; medians count", lower_bound=1
 )
@@ -66,7 +73,7 @@ def main(argv: list[str]) -> None:
         model=_MODEL.value,
     )
     parts = _PARTS if _WHAT.value == "all" else [_WHAT.value]
-    suite.run(parts, settings, path=_JSON.value)
+    suite.run(parts, settings, path=_JSON.value, compare=_COMPARE.value)
 
 
 if __name__ == "__main__":

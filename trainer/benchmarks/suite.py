@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.benchmarks.measurements import Measurement, publish
+from trainer.benchmarks import comparison, measurements
+from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
 
 _ON_DEVICES = {"input", "train", "step", "predict"}
 
 
-def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
+def run(
+    parts: Sequence[str],
+    settings: Settings,
+    *,
+    path: str | None,
+    compare: str | None = None,
+) -> None:
     """Measures parts one after the other; prints a table and writes JSON.
 
     Args:
       parts: of "convert", "input", "train", "step", "predict" and "startup".
       settings: of all parts.
       path: JSON file to write, or None.
+      compare: JSON file of an earlier call to print beside, or None.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
+    earlier = comparison.read(compare) if compare else None
+    measured = _measure(parts, settings)
+    lines = (
+        comparison.table(measured, earlier) if earlier else measurements.table(measured)
+    )
+    for line in lines:
+        print(line, flush=True)
+    if path is not None:
+        measurements.write(measured, path)
+
+
+def _measure(parts: Sequence[str], settings: Settings) -> list[Measurement]:
     measured: list[Measurement] = []
     devices = None
     if set(parts) & _ON_DEVICES:
@@ -59,4 +79,4 @@ def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
         from trainer.benchmarks import startup
 
         measured += startup.measure(settings)
-    publish(measured, path=path)
+    return measured
