@@ -20,7 +20,10 @@ shared.define_recipe_flags()
 shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
 
-_PARTS = ("convert", "input", "train", "step", "predict", "startup")
+_PARTS = (
+    *("convert", "input", "train", "step", "predict", "export", "checkpoint"),
+    "startup",
+)
 _WHAT = flags.DEFINE_enum(
     "what",
     "all",
@@ -28,9 +31,10 @@ _WHAT = flags.DEFINE_enum(
     "what to measure; convert: conversion beside reading photos and masks alone; "
     "train: training steps on real input beside steps on one batch repeated; input: "
     "decoding and augmentation beside a bare warp, and then what train measures; step: "
-    "the loop of trainer.task beside a bare one, for two models, and a checkpoint; "
-    "predict: photos to written labels and overlays beside the bare model; startup: "
-    "the time to the first step beside bare TensorFlow's",
+    "the loop of trainer.task beside a bare one, for two models; predict: photos to "
+    "written labels and overlays beside the bare model; export: the SavedModel beside "
+    "Keras's own; checkpoint: one of each of the two models; startup: the time to the "
+    "first step beside bare TensorFlow's; all: all of these",
 )
 _MODEL = flags.DEFINE_string(
     "model",

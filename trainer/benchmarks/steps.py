@@ -1,4 +1,7 @@
-"""The training loop beside a bare one: what does all that we add to a step cost?"""
+"""The training loop beside a bare one: what does all that we add to a step cost?
+
+And checkpoints of the same models.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import tensorflow as tf
@@ -33,13 +36,20 @@ _WARM = 2
 _SAVES = 3
 
 
-def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measurement]:
+def measure(
+    settings: Settings, devices: tf.distribute.Strategy, parts: Collection[str]
+) -> list[Measurement]:
     """Measures the loop of `trainer.task` beside a bare loop, for two models.
 
     The first is all that a training does in its epochs: input, metrics, progress,
     logging and timed checkpoints. The second is a `tf.function` with a gradient and an
     update, called on one tensor in memory: same model, loss, clipping, optimizer, batch
     and precision. Weights are random; they take the same time.
+
+    Args:
+      settings: of these, recipe, data, limits, seed and repeats.
+      devices: to train on.
+      parts: "step", "checkpoint" (a whole checkpoint on the local disk) or both.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
@@ -59,8 +69,10 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
         with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
             place = prepared.records_dir
             job = _job(run_dir, recipe, place, prepared.card, settings, devices)
-            rows += _beside_bare(name, job, settings.repeats)
-            rows += _checkpoint(name, job)
+            if "step" in parts:
+                rows += _beside_bare(name, job, settings.repeats)
+            if "checkpoint" in parts:
+                rows += _checkpoint(name, job)
     return rows
 
 

@@ -8,7 +8,7 @@ from trainer.benchmarks import comparison, measurements
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
 
-_ON_DEVICES = {"input", "train", "step", "predict"}
+_ON_DEVICES = {"input", "train", "step", "predict", "export", "checkpoint"}
 
 
 def run(
@@ -21,7 +21,8 @@ def run(
     """Measures parts one after the other; prints a table and writes JSON.
 
     Args:
-      parts: of "convert", "input", "train", "step", "predict" and "startup".
+      parts: of "convert", "input", "train", "step", "predict", "export",
+        "checkpoint" and "startup".
       settings: of all parts.
       path: JSON file to write, or None.
       compare: JSON file of an earlier call to print beside, or None.
@@ -67,14 +68,18 @@ def _measure(parts: Sequence[str], settings: Settings) -> list[Measurement]:
         from trainer.benchmarks import training
 
         measured += training.measure(settings, devices)
-    if devices is not None and "step" in parts:
+    if devices is not None and set(parts) & {"step", "checkpoint"}:
         from trainer.benchmarks import steps
 
-        measured += steps.measure(settings, devices)
+        measured += steps.measure(settings, devices, parts)
     if "predict" in parts:
         from trainer.benchmarks import prediction
 
         measured += prediction.measure(settings)
+    if "export" in parts:
+        from trainer.benchmarks import export
+
+        measured += export.measure(settings)
     if "startup" in parts:
         from trainer.benchmarks import startup
 
