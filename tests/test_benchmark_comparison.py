@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_command
+from tests.conftest import ROOT, run_command
 from trainer.benchmarks import comparison, measurements
 from trainer.benchmarks.comparison import Earlier
 from trainer.benchmarks.measurements import Measurement
@@ -73,6 +76,23 @@ def test_a_file_without_measurements_is_refused_in_one_line(
     assert text.startswith(f"--compare={path}: holds no measurements (")
     assert text.endswith("give a file that --json wrote")
     assert "\n" not in text
+
+
+def test_the_page_of_benchmarks_has_a_row_for_each_part() -> None:
+    code = (
+        "import trainer.benchmark\nfrom absl import flags\n"
+        "print(*flags.FLAGS['what'].parser.enum_values)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
+    assert sorted(rows) == sorted(done.stdout.split())
 
 
 def test_a_wrong_file_ends_the_command_before_anything_is_measured(
