@@ -5,6 +5,8 @@ python -m trainer.benchmark --what=input --batch_size=64 --json=input.json
 python -m trainer.benchmark --what=train --encoder=mobilenetv2
 python -m trainer.benchmark --what=step --batch_size=16
 python -m trainer.benchmark --what=predict --model=runs/first --batch_size=16
+python -m trainer.benchmark --what=tutorial --dataset=FOLDER --epochs=10 --repeats=3
+python -m trainer.benchmark --what=all --json=new.json --compare=old.json
 """
 
 from __future__ import annotations
@@ -19,17 +21,25 @@ shared.define_recipe_flags()
 shared.define_input_flags()
 flags.adopt_module_key_flags(shared)
 
-_PARTS = ("convert", "input", "train", "step", "predict", "startup")
+_PARTS = (
+    *("convert", "input", "train", "step", "predict", "export", "checkpoint"),
+    "startup",
+)
+_TUTORIAL = "tutorial"
+"""Takes as long as several whole trainings: no part of "all"."""
 _WHAT = flags.DEFINE_enum(
     "what",
     "all",
-    [*_PARTS, "all"],
+    [*_PARTS, "all", _TUTORIAL],
     "what to measure; convert: conversion beside reading photos and masks alone; "
     "train: training steps on real input beside steps on one batch repeated; input: "
     "decoding and augmentation beside a bare warp, and then what train measures; step: "
-    "the loop of trainer.task beside a bare one, for two models, and a checkpoint; "
-    "predict: photos to written labels and overlays beside the bare model; startup: "
-    "the time to the first step beside bare TensorFlow's",
+    "the loop of trainer.task beside a bare one, for two models; predict: photos to "
+    "written labels and overlays beside the bare model; export: the SavedModel beside "
+    "Keras's own; checkpoint: one of each of the two models; startup: the time to the "
+    "first step beside bare TensorFlow's; all: all of these; tutorial, which takes "
+    "long: trainer.task with the article's recipe beside the article's own script, "
+    "from raw files to a trained model",
 )
 _MODEL = flags.DEFINE_string(
     "model",
@@ -38,6 +48,12 @@ _MODEL = flags.DEFINE_string(
     "weights)",
 )
 _JSON = flags.DEFINE_string("json", None, "file for the measurements (default: none)")
+_COMPARE = flags.DEFINE_string(
+    "compare",
+    None,
+    "file that --json wrote earlier: print its values and the ratios to them too "
+    "(default: none)",
+)
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "how often each is run, in turns; medians count", lower_bound=1
 )
@@ -53,7 +69,10 @@ _SEED = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Flags, then one call."""
     shared.refuse_positional(argv)
-    recipe = recipes.resolve(flags.FLAGS.recipe, shared.recipe_overrides())
+    name = flags.FLAGS.recipe
+    if _WHAT.value == _TUTORIAL and not flags.FLAGS["recipe"].present:
+        name = "tutorial"
+    recipe = recipes.resolve(name, shared.recipe_overrides())
     with shared.quiet_imports():
         from trainer.benchmarks import suite
         from trainer.benchmarks.settings import Settings
@@ -66,7 +85,7 @@ def main(argv: list[str]) -> None:
         model=_MODEL.value,
     )
     parts = _PARTS if _WHAT.value == "all" else [_WHAT.value]
-    suite.run(parts, settings, path=_JSON.value)
+    suite.run(parts, settings, path=_JSON.value, compare=_COMPARE.value)
 
 
 if __name__ == "__main__":

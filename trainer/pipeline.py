@@ -43,6 +43,9 @@ from trainer.storage import locks, tf_files
 
 log = logging.getLogger("seamline")
 
+CONCLUSION = "Best model"
+"""How the line begins that says training has ended; a benchmark measures by it."""
+
 _UNTRAINED_NOTICE = (
     "no ImageNet weights could be had; the encoder started from random weights and "
     "learned in full"
@@ -264,7 +267,7 @@ def _conclude(
 ) -> None:
     """Scores, export, pictures and report of the best model."""
     run_dir, val, (records_dir, card) = job.run_dir, job.val, place
-    log.info("Best model: scores, pictures and export")
+    log.info("%s: scores, pictures and export", CONCLUSION)
     keras.utils.set_random_seed(job.stream.seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
     shown, _ = val.fetch(shown_examples(len(val)))

@@ -1,4 +1,4 @@
-"""What was measured, printed and as JSON."""
+"""What was measured, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import trainer
@@ -33,12 +33,8 @@ class Measurement:
     detail: str
 
 
-def publish(measured: Sequence[Measurement], *, path: str | None) -> None:
-    """Prints measurements as a table and writes a JSON file, if one is named."""
-    for line in table(measured):
-        print(line, flush=True)
-    if path is None:
-        return
+def write(measured: Sequence[Measurement], path: str) -> None:
+    """Writes measurements as JSON, with machine, date and versions."""
     content = {
         "machine": describe_machine(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
@@ -54,14 +50,31 @@ def publish(measured: Sequence[Measurement], *, path: str | None) -> None:
 
 def table(measured: Sequence[Measurement]) -> list[str]:
     """One line a measurement: name, value, unit, how it came about."""
-    cells = [(row.name, _number(row.value), row.unit, row.detail) for row in measured]
-    name, value, unit = (
-        max((len(cell[column]) for cell in cells), default=0) for column in range(3)
+    return align(
+        [(row.name, number(row.value), row.unit, row.detail) for row in measured],
+        right=[1],
     )
-    return [f"{a:<{name}}  {b:>{value}} {c:<{unit}}  {d}" for a, b, c, d in cells]
 
 
-def _number(value: float) -> str:
+def align(rows: Sequence[Sequence[str]], *, right: Collection[int]) -> list[str]:
+    """One line a row, its columns as wide as need be; the last one ends anywhere.
+
+    Args:
+      rows: cells, as many in each.
+      right: columns that end, not begin, under each other.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def number(value: float) -> str:
+    """A value for people."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.3f}"
 
 

@@ -9,11 +9,10 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 
 from trainer import storage
-from trainer.benchmarks import rates
+from trainer.benchmarks import rates, untrained
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.rates import Rate
 from trainer.benchmarks.settings import Settings
@@ -21,7 +20,6 @@ from trainer.data import images, pairs, sources
 from trainer.data.sources import Source
 from trainer.engine import evaluation
 from trainer.errors import SeamlineError
-from trainer.model.unet import ModelSpec, build_model
 from trainer.results import prediction
 from trainer.results.photo_files import PhotoFile
 from trainer.results.prediction import Predictor
@@ -119,19 +117,8 @@ def _batch(files: Sequence[PhotoFile], size: int) -> np.ndarray:
 
 
 def _untrained(settings: Settings, source: Source) -> Predictor:
-    recipe = settings.recipe
-    keras.utils.set_random_seed(settings.seed)
-    spec = ModelSpec(
-        encoder=recipe.encoder,
-        encoder_training=recipe.encoder_training,
-        preprocessing=recipe.preprocessing,
-        image_size=recipe.image_size,
-        batch_norm_momentum=recipe.batch_norm_momentum,
-        precision="float32",
-        label_names=source.label_names,
-        decoder=recipe.decoder,
-    )
-    labels_of = evaluation.compile_labels(build_model(spec))
+    model, spec = untrained.build(settings, source.label_names)
+    labels_of = evaluation.compile_labels(model)
     return Predictor(
         lambda photos: labels_of(photos).numpy(), spec.label_names, spec.image_size
     )

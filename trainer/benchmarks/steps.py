@@ -1,4 +1,7 @@
-"""The training loop beside a bare one and beside Keras: what does a step cost?"""
+"""The training loop beside a bare one and beside Keras: what does a step cost?
+
+And checkpoints of the same models.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import keras
@@ -23,7 +26,7 @@ from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.loop import Training
 from trainer.engine.state import Checkpoints, Progress
 from trainer.labels import IGNORE_LABEL
-from trainer.model.unet import ModelSpec, build_model
+from trainer.model.unet import build_model
 from trainer.recipes import Recipe
 
 CASES = {
@@ -37,7 +40,9 @@ _WARM = 2
 _SAVES = 3
 
 
-def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measurement]:
+def measure(
+    settings: Settings, devices: tf.distribute.Strategy, parts: Collection[str]
+) -> list[Measurement]:
     """Measures the loop of `trainer.task` beside two peers, for two models.
 
     The loop is all that a training does in its epochs: input, metrics, progress,
@@ -49,12 +54,17 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
 
     Weights are random; they take the same time.
 
+    Args:
+      settings: of these, recipe, data, limits, seed and repeats.
+      devices: to train on.
+      parts: "step", "checkpoint" (a whole checkpoint on the local disk) or both.
+
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
     prepared = dataset.prepare(**settings.data)
     assert prepared.card is not None, "one host alone always seals"
-    faster = precisions.settle("auto")
+    faster = precisions.settle("auto") if "step" in parts else "float32"
     rows = []
     for name, (encoder, training) in CASES.items():
         recipe = dataclasses.replace(
@@ -69,12 +79,11 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
             with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
                 place = (prepared.records_dir, prepared.card)
                 job = _job(run_dir, recipe, place, settings, devices, precision)
-                full = name if precision == "float32" else f"{name}.{precision}"
-                fit = _keras_fit(
-                    job, build_spec(recipe, place[1].label_names, "float32"), recipe
-                )
-                rows += _beside_peers(full, job, fit, settings.repeats, precision)
-                if precision == "float32":
+                if "step" in parts:
+                    full = name if precision == "float32" else f"{name}.{precision}"
+                    fit = _keras_fit(job, recipe, place[1].label_names)
+                    rows += _beside_peers(full, job, fit, settings.repeats, precision)
+                if "checkpoint" in parts and precision == "float32":
                     rows += _checkpoint(name, job)
     return rows
 
@@ -149,13 +158,16 @@ def _rows(
     return rows
 
 
-def _keras_fit(job: Job, spec: ModelSpec, recipe: Recipe) -> Callable[[int], object]:
+def _keras_fit(
+    job: Job, recipe: Recipe, label_names: list[str]
+) -> Callable[[int], object]:
     """Steps of Keras' `fit`, as a script would have them.
 
     The same layers, the recipe's kind of optimizer, Keras' own cross-entropy and
     accuracy; no clipping, and no other losses.
     """
     [(images, masks)] = job.stream.batches(0, 1)
+    spec = build_spec(recipe, label_names, "float32")
     labels = tf.where(masks == IGNORE_LABEL, 0, tf.cast(masks, tf.int32))
     with job.strategy.scope():
         several = job.strategy.num_replicas_in_sync > 1

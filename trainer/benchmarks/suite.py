@@ -4,23 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.benchmarks.measurements import Measurement, publish
+from trainer.benchmarks import comparison, measurements
+from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
 
-_ON_DEVICES = {"input", "train", "step", "predict"}
+_ON_DEVICES = {"input", "train", "step", "predict", "export", "checkpoint"}
 
 
-def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
+def run(
+    parts: Sequence[str],
+    settings: Settings,
+    *,
+    path: str | None,
+    compare: str | None = None,
+) -> None:
     """Measures parts one after the other; prints a table and writes JSON.
 
     Args:
-      parts: of "convert", "input", "train", "step", "predict" and "startup".
+      parts: of "convert", "input", "train", "step", "predict", "export",
+        "checkpoint", "startup" and "tutorial".
       settings: of all parts.
       path: JSON file to write, or None.
+      compare: JSON file of an earlier call to print beside, or None.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
+    earlier = comparison.read(compare) if compare else None
+    measured = _measure(parts, settings)
+    lines = (
+        comparison.table(measured, earlier) if earlier else measurements.table(measured)
+    )
+    for line in lines:
+        print(line, flush=True)
+    if path is not None:
+        measurements.write(measured, path)
+
+
+def _measure(parts: Sequence[str], settings: Settings) -> list[Measurement]:
     measured: list[Measurement] = []
     devices = None
     if set(parts) & _ON_DEVICES:
@@ -47,16 +68,24 @@ def run(parts: Sequence[str], settings: Settings, *, path: str | None) -> None:
         from trainer.benchmarks import training
 
         measured += training.measure(settings, devices)
-    if devices is not None and "step" in parts:
+    if devices is not None and set(parts) & {"step", "checkpoint"}:
         from trainer.benchmarks import steps
 
-        measured += steps.measure(settings, devices)
+        measured += steps.measure(settings, devices, parts)
     if "predict" in parts:
         from trainer.benchmarks import prediction
 
         measured += prediction.measure(settings)
+    if "export" in parts:
+        from trainer.benchmarks import export
+
+        measured += export.measure(settings)
     if "startup" in parts:
         from trainer.benchmarks import startup
 
         measured += startup.measure(settings)
-    publish(measured, path=path)
+    if "tutorial" in parts:
+        from trainer.benchmarks import tutorial
+
+        measured += tutorial.measure(settings)
+    return measured
