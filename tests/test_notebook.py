@@ -44,12 +44,10 @@ def pictures(cell: Any) -> list[bytes]:
     return [base64.b64decode(x) for x in found]
 
 
-def kinds(cell: Any) -> set[tuple[str, ...]]:
+def kinds(cell: Any) -> set[frozenset[str]]:
     """What a cell puts out: streams by name, values by type."""
     return {
-        (x.output_type, x.name)
-        if x.output_type == "stream"
-        else (x.output_type, *x.data)
+        frozenset([x.name] if x.output_type == "stream" else x.data)
         for x in cell.outputs
     }
 

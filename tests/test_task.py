@@ -20,6 +20,9 @@ import trainer
 from tests.conftest import ROOT, SMALL, run_command
 from tests.events import Events
 from tests.forks import Command
+from tests.tiny import TINY
+from trainer.model.encoders import ENCODERS
+from trainer.recipes import RECIPES
 from trainer.results import prediction, report
 from trainer.results.finished import read_run
 
@@ -279,7 +282,8 @@ def test_a_run_directory_with_another_run_is_refused_with_the_difference(
         f"--run_dir={finished_run}",
         cwd=finished_run.parent.parent,
     )
-    assert "holds another run (learning_rate: 0.002 there, 0.5 now)" in line
+    usual = RECIPES["default"].learning_rate
+    assert f"holds another run (learning_rate: {usual} there, 0.5 now)" in line
 
 
 @pytest.mark.parametrize("resume", ["never", "must"])
@@ -408,7 +412,10 @@ def test_old_runs_get_their_pictures_by_predicting_anew(
     assert again == before
 
 
-def test_the_model_of_a_run_is_loaded_with_its_names(finished_run: Path) -> None:
+def test_the_model_of_a_run_is_loaded_with_its_names(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENCODERS, "tiny", TINY)
     loaded, names = trainer.load_model(str(finished_run))
     known = prediction.load_predictor(str(finished_run))
     photos = np.random.default_rng(7).integers(0, 256, (2, 32, 32, 3), np.uint8)

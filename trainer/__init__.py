@@ -3,8 +3,6 @@
 The names of `__all__` are for programs and notebooks; docs/library.md explains them.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
