@@ -36,6 +36,7 @@ LONGEST = (
     *("whole_job", "multi_worker", "survival", "task", "readme", "encoders", "cloud"),
     *("wiring", "streaming", "benchmark", "interruptions", "foreign_layouts"),
     *("inputs", "entrypoint", "cloud_conversion", "rates", "notebook"),
+    "tutorial_benchmark",
 )
 """The longest files, longest first: begun last, they would leave a core idle."""
 

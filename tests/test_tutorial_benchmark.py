@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from sklearn.model_selection import train_test_split
 
-from tests.conftest import SMALL, run_command
+from tests.conftest import SMALL_REAL, run_command
 from tests.test_augment import PUBLISHED, SIZE
 from trainer import recipes
 from trainer.benchmarks import article, children, tutorial
@@ -99,7 +99,7 @@ def test_both_are_measured_from_raw_files_to_a_trained_model(
 ) -> None:
     arguments = (f"--dataset={drawn}", "--repeats=1", "--epochs=1", "--json=b.json")
     done = run_command(
-        "trainer.benchmark", "--what=tutorial", *arguments, *SMALL, cwd=tmp_path
+        "trainer.benchmark", "--what=tutorial", *arguments, *SMALL_REAL, cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "b.json").read_text())
