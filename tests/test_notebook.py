@@ -34,7 +34,7 @@ def execute(notebook: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     # That of the tests; the notebook is to be quiet by itself.
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     place = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, resources=place).execute()
+    NotebookClient(notebook, timeout=600, resources=place).execute()
 
 
 def pictures(cell: Any) -> list[bytes]:
