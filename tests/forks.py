@@ -57,7 +57,7 @@ class Command(subprocess.Popen[str]):
       cwd: its working directory.
       env: its variables; None: those of this process, and `COMMON`.
       unbuffered: whether its output comes line by line.
-      popen: `stdout`, `stderr` and `start_new_session`, see `subprocess.Popen`.
+      popen: streams and `start_new_session`, see `subprocess.Popen`.
     """
 
     def __init__(
