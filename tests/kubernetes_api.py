@@ -335,7 +335,7 @@ class Server:
             if method == "PATCH"
             else {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def kubeconfig(self, folder: Path, namespace: str = "default") -> Path:
