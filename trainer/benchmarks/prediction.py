@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import posixpath
@@ -56,21 +57,24 @@ def measure(settings: Settings) -> list[Measurement]:
             predictor.label(batch)
         return batches * len(batch)
 
-    def whole(part: Sequence[PhotoFile] = files) -> int:
-        with tempfile.TemporaryDirectory(prefix="seamline-") as folder:
-            for problem in prediction.label_files(
-                part, predictor, folder, batch_size=batch_size
-            ):
-                if problem is not None:
-                    raise SeamlineError(str(problem))
+    def whole(folder: str, part: Sequence[PhotoFile] = files) -> int:
+        for problem in prediction.label_files(
+            part, predictor, folder, batch_size=batch_size
+        ):
+            if problem is not None:
+                raise SeamlineError(str(problem))
         return len(part)
 
     bare(_WARM)
-    whole(files[: _WARM * batch_size])
-    turns = [
-        (rates.measure(whole, seconds=0), rates.measure(bare, seconds=0))
-        for _ in range(settings.repeats)
-    ]
+    turns = []
+    # Removing files is no part of predicting, nor is writing what it does to a disk.
+    with tempfile.TemporaryDirectory(prefix="seamline-") as parent:
+        whole(os.path.join(parent, "warm"), files[: _WARM * batch_size])
+        for turn in range(settings.repeats):
+            run = functools.partial(whole, os.path.join(parent, str(turn)))
+            turns.append(
+                (rates.measure(run, seconds=0), rates.measure(bare, seconds=0))
+            )
     what = f"{model or settings.recipe.encoder}, batch {batch_size}"
     return _rows(turns, f"{what} at {predictor.size}²")
 

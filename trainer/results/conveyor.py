@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -78,6 +79,9 @@ class Conveyor:
 
     def run(self, files: Iterable[PhotoFile]) -> Iterator[BadSample | None]:
         """Does all photos in order; for each one that is done None, or its problem."""
+        # A model is many objects, none of them garbage: to look through them again and
+        # again takes as long as to write the label pictures.
+        gc.freeze()
         try:
             for group in self._groups(files):
                 yield from self._send(group)
@@ -87,6 +91,7 @@ class Conveyor:
                 self._finish()
                 yield None
         finally:
+            gc.unfreeze()
             self._pool.shutdown(cancel_futures=True)
 
     def _send(

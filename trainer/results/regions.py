@@ -122,15 +122,22 @@ def draw_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> N
 
 @functools.lru_cache(maxsize=512)
 def _stamp(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each pixel rim and ink cover: two float32 `[h, w, 1]` in 0..1."""
+    """What a name keeps of each pixel below it, in 0..1, and what it adds.
+
+    Both float32 `[h, w, 3]`, so that NumPy has no short axis to repeat.
+    """
     font = cv2.FontFace("sans")
     left, top, wide, high = cv2.getTextSize((0, 0), text, (0, 0), font, size, 600)
-    ink = np.zeros((high + 2 * _MARGIN, wide + 2 * _MARGIN), np.uint8)
+    letters = np.zeros((high + 2 * _MARGIN, wide + 2 * _MARGIN), np.uint8)
     spot = (_MARGIN - left, _MARGIN - top)
-    cv2.putText(ink, text, spot, (255,), font, size, 600)
-    rim = cv2.dilate(ink, np.ones((3, 3), np.uint8))
-    covered = (layer[..., np.newaxis].astype(np.float32) / 255 for layer in (rim, ink))
-    return next(covered), next(covered)
+    cv2.putText(letters, text, spot, (255,), font, size, 600)
+    around = cv2.dilate(letters, np.ones((3, 3), np.uint8))
+    rim, ink = (
+        np.repeat(layer[..., np.newaxis].astype(np.float32) / 255, 3, axis=-1)
+        for layer in (around, letters)
+    )
+    colours = np.array([_RIM, _INK], np.float32)
+    return (1 - rim) * (1 - ink), rim * (1 - ink) * colours[0] + ink * colours[1]
 
 
 def _press(
@@ -144,7 +151,5 @@ def _press(
     part = picture[
         top + rows.start : top + rows.stop, left + columns.start : left + columns.stop
     ]
-    rim, ink = (layer[rows, columns] for layer in stamp)
-    shown = part + (np.array(_RIM, np.float32) - part) * rim
-    shown += (np.array(_INK, np.float32) - shown) * ink
-    part[:] = np.rint(shown)
+    kept, added = (layer[rows, columns] for layer in stamp)
+    part[:] = np.rint(part * kept + added)
