@@ -163,7 +163,7 @@ def _keras_fit(
 ) -> Callable[[int], object]:
     """Steps of Keras' `fit`, as a script would have them.
 
-    The same layers, the recipe's kind of optimizer, Keras' own cross-entropy and
+    Keras' own layers, the recipe's kind of optimizer, Keras' own cross-entropy and
     accuracy; no clipping, and no other losses.
     """
     [(images, masks)] = job.stream.batches(0, 1)
@@ -171,7 +171,12 @@ def _keras_fit(
     labels = tf.where(masks == IGNORE_LABEL, 0, tf.cast(masks, tf.int32))
     with job.strategy.scope():
         several = job.strategy.num_replicas_in_sync > 1
+        frozen = spec.encoder_training == "frozen"
+        if frozen:
+            # Where the encoder may learn, all layers are those of Keras.
+            spec = dataclasses.replace(spec, encoder_training="finetune")
         model = build_model(spec, synchronized=several)
+        model.get_layer(spec.encoder).trainable = not frozen
         cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(recipe.optimizer, cross_entropy, metrics=["accuracy"])
     batch = (tf.cast(images, tf.float32), labels)

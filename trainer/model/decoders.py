@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
+
+from trainer.model.transposed import SkipTranspose
 
 UPSAMPLE_FILTERS = (512, 256, 128, 64)
 """Channels of the upsampling blocks, from stride 32 up (the tutorial's)."""
@@ -14,21 +17,32 @@ LATERAL_FILTERS = (256, 128, 96, 64)
 
 
 def upsample(
-    filters: int, size: int = 3, *, momentum: float = 0.99, name: str | None = None
+    filters: int,
+    size: int = 3,
+    *,
+    momentum: float = 0.99,
+    name: str | None = None,
+    learning_channels: int | None = None,
 ) -> keras.Sequential:
     """Doubles height and width: Conv2DTranspose, batch norm, ReLU.
 
     `pix2pix.upsample(filters, size)` of tensorflow_examples, layer by layer: no bias,
     kernels from a normal distribution of standard deviation 0.02 (Isola et al.,
     "Image-to-Image Translation with Conditional Adversarial Networks", 2017).
+
+    Args:
+      filters, size: of the transposed convolution.
+      momentum: of the batch norm.
+      name: of the block.
+      learning_channels: see `SkipTranspose`; None: all of the input's channels get a
+        gradient.
     """
     return keras.Sequential(
         [
-            keras.layers.Conv2DTranspose(
+            _transposed(
                 filters,
                 size,
-                strides=2,
-                padding="same",
+                learning_channels=learning_channels,
                 kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
                 use_bias=False,
             ),
@@ -39,27 +53,43 @@ def upsample(
     )
 
 
+def _transposed(
+    filters: int, size: int, *, learning_channels: int | None, **given: Any
+) -> keras.layers.Conv2DTranspose:
+    if learning_channels is None:
+        return keras.layers.Conv2DTranspose(
+            filters, size, strides=2, padding="same", **given
+        )
+    return SkipTranspose(filters, size, learning_channels=learning_channels, **given)
+
+
 def pix2pix(
     features: Sequence[keras.KerasTensor | None],
     *,
     classes: int,
     momentum: float,
     dropout: float,
+    frozen: bool = False,
 ) -> keras.KerasTensor:
     """The tutorial's: four upsampling blocks, each joined to a skip; see `upsample`.
 
     Where the encoder has no skip, a block goes on alone.
     """
     *skips, x = features
+    learning = None
     for filters, skip in zip(UPSAMPLE_FILTERS, reversed(skips), strict=True):
-        up = upsample(filters, momentum=momentum, name=f"upsample_{filters}")
-        x = up(x)
+        up = upsample(
+            filters,
+            momentum=momentum,
+            name=f"upsample_{filters}",
+            learning_channels=learning,
+        )
+        x, learning = up(x), None
         if skip is not None:
             x = keras.layers.Concatenate()([x, skip])
-    x = _drop(x, dropout)
-    return keras.layers.Conv2DTranspose(
-        classes, 3, strides=2, padding="same", name="logits"
-    )(x)
+            learning = filters if frozen else None
+    logits = _transposed(classes, 3, learning_channels=learning, name="logits")
+    return logits(_drop(x, dropout))
 
 
 def lateral(
@@ -68,6 +98,7 @@ def lateral(
     classes: int,
     momentum: float,
     dropout: float,
+    frozen: bool = False,
 ) -> keras.KerasTensor:
     """Lateral 1×1 connections, bilinear upsampling, a 3×3 convolution a stage.
 
@@ -76,6 +107,7 @@ def lateral(
 
     Where the encoder has no skip, a stage has no lateral connection.
     """
+    del frozen  # Each skip has convolutions of its own: TensorFlow leaves out the rest.
     *skips, x = features
     for filters, skip in zip(LATERAL_FILTERS, reversed(skips), strict=True):
         # Fewer channels first: the same sum, and nothing wide is ever enlarged.
@@ -110,4 +142,5 @@ DECODERS: dict[str, Callable[..., keras.KerasTensor]] = {
 encoder has none (ConvNeXt at stride 2; never at stride 32), and gives logits float
 `[B, S, S, classes]`. `momentum` is that of batch norms; `dropout` the share of
 channels dropped before the logits while learning ("Efficient Object Localization Using
-Convolutional Networks", Tompson et al., 2015)."""
+Convolutional Networks", Tompson et al., 2015); `frozen`, whether all features come from
+an encoder that does not learn: it changes no value, but how much work a step is."""

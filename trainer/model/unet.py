@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer.model import decoders, encoders
+from trainer.model.transposed import SkipTranspose
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
         classes=spec.classes,
         momentum=spec.batch_norm_momentum,
         dropout=spec.decoder_dropout,
+        frozen=spec.encoder_training == "frozen",
     )
     if spec.precision != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
@@ -101,7 +103,7 @@ def _convolve_in_bfloat16(model: keras.Model) -> None:
     docs/training.md has what it gains.
     """
     policy = keras.DTypePolicy("mixed_bfloat16")
-    dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, SkipTranspose)
     for layer in model._flatten_layers():
         if type(layer) in dense:
             layer.dtype_policy = policy
