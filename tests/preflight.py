@@ -46,7 +46,7 @@ def ask(
         run_dir=None,
         seed=0,
         precision="float32",
-        xla=False,
+        xla="false",
         strategy="auto",
         num_virtual_devices=0,
         resume="auto",

@@ -295,7 +295,7 @@ def run_dir_of(text: str, records_dir: Path) -> str:
             run_dir=None,
             seed=0,
             precision="float32",
-            xla=False,
+            xla="false",
             strategy="one_device",
             num_virtual_devices=0,
             resume="must",

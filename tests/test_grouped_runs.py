@@ -59,7 +59,7 @@ def train(
         run_dir=str(run_dir),
         seed=0,
         precision="float32",
-        xla=False,
+        xla="false",
         strategy=strategy,
         num_virtual_devices=0,
         resume="auto",

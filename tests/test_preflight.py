@@ -99,7 +99,7 @@ def test_options_that_do_not_work_on_so_many_replicas_fail(
     monkeypatch.setattr(suite, "local_devices", lambda *_, **__: ["/cpu:0", "/cpu:1"])
     assert row(ask({"accumulate": 2}), "devices").verdict is Verdict.OK
     for found in (
-        row(ask(xla=True), "devices"),
+        row(ask(xla="true"), "devices"),
         row(ask({"batch_size": 6, "accumulate": 2}), "devices"),
     ):
         assert found.verdict is Verdict.FAIL

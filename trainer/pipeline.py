@@ -20,6 +20,7 @@ from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
 from trainer.engine import (
     announcing,
+    compilation,
     evaluation,
     loop,
     options,
@@ -63,7 +64,7 @@ def run(
     run_dir: str | None,
     seed: int,
     precision: str,
-    xla: bool,
+    xla: str,
     strategy: str,
     num_virtual_devices: int,
     groups: str | None = None,
@@ -83,7 +84,7 @@ def run(
         shapes the result, so that the same command finds its run again.
       seed: of initial weights, order and augmentation.
       precision: see `precisions.settle`; weights and logits are float32 always.
-      xla: whether XLA compiles the training step.
+      xla: see `compilation.settle`.
       strategy, num_virtual_devices: see `build_strategy`.
       groups: see `label_groups.read`; None: the model knows the records' classes.
       resume: "auto", "never" or "must".
@@ -101,7 +102,9 @@ def run(
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
     precision = precisions.settle(precision)
-    options.check(recipe, xla, devices.num_replicas_in_sync, precision)
+    replicas = devices.num_replicas_in_sync
+    compiled = compilation.settle(xla, recipe, replicas, precision)
+    options.check(recipe, compiled, replicas, precision)
     prepared, card, merged = _open_data(devices, data, groups)
     notices = [text for text in (fallback, prepared.notice) if text]
     log_batches(devices, recipe.batch_size)
@@ -113,7 +116,9 @@ def run(
         stream, val = open_input(recipe, *place, seed, input_limits, merged)
         seen = grouping.group_card(card, merged)
         spec = build_spec(recipe, seen.label_names, precision)
-        job = build_job(run_dir, spec, recipe, seen, seed, devices, stream, val, xla)
+        job = build_job(
+            run_dir, spec, recipe, seen, seed, devices, stream, val, compiled
+        )
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, notices, merged)
         _train(job, spec, config, patience=recipe.patience, **calls, **training)

@@ -37,8 +37,12 @@ _PRECISION = flags.DEFINE_enum(
     "numbers to compute in; weights, losses and logits are float32 always, and float16 "
     "scales the loss; auto: bfloat16 on devices made for it, else float32",
 )
-_XLA = flags.DEFINE_boolean(
-    "xla", False, "XLA compiles the training step; of one device only"
+_XLA = flags.DEFINE_enum(
+    "xla",
+    "false",
+    ["false", "true", "auto"],
+    "whether XLA compiles the training step, of one device only; auto: where it is "
+    "faster, which is measured at the start",
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",

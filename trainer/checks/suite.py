@@ -40,7 +40,7 @@ class Asked:
     run_dir: str | None
     seed: int
     precision: str
-    xla: bool
+    xla: str
     strategy: str
     num_virtual_devices: int
     groups: str | None = None
@@ -106,7 +106,7 @@ def _check_devices(table: Table, asked: Asked, recipe: Recipe | None) -> Share |
         if recipe is not None:
             options.check(
                 recipe,
-                xla=asked.xla,
+                xla=asked.xla == "true",
                 replicas=len(used) * workers,
                 precision=asked.precision,
             )

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.card import Card
-from trainer.engine import precisions, schedules
+from trainer.engine import compilation, precisions, schedules
 from trainer.engine.optimizers import Rates
 from trainer.errors import SeamlineError
 from trainer.model import class_weights, losses, stages
@@ -22,24 +22,13 @@ def check(recipe: Recipe, xla: bool, replicas: int, precision: str = "float32") 
       SeamlineError: names the flag, the value, the reason and what would do.
     """
     check_batch_size(recipe.batch_size, replicas)
-    if xla and replicas > 1:
-        raise SeamlineError(
-            f"--xla=true: XLA compiles the step of one device, and {replicas} replicas "
-            "have one each; give --xla=false or --strategy=one_device"
-        )
+    if xla and (problem := compilation.obstacle(recipe, replicas, precision)):
+        raise SeamlineError(f"--xla=true: {problem}")
     no_gpu = not tf.config.list_physical_devices("GPU")
     if precision == "bfloat16" and no_gpu and not precisions.bfloat16_speed():
         raise SeamlineError(
             "--precision=bfloat16: there is no GPU, and this CPU cannot convolve so; "
             "give --precision=float32"
-        )
-    # Its gradients of 1x1 convolutions behind a ReLU stay float32: "mixed precision is
-    # disallowed" (TensorFlow 2.21). The decoder pix2pix has none.
-    low = precision in ("bfloat16", "float16") and recipe.decoder == "lateral"
-    if xla and low and no_gpu:
-        raise SeamlineError(
-            f"--xla=true: on a CPU, XLA cannot compile --precision={precision} with "
-            "--decoder=lateral; give --xla=false or --precision=float32"
         )
     pieces = replicas * recipe.accumulate
     if recipe.accumulate > 1 and recipe.batch_size % pieces:
