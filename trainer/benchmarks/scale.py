@@ -64,6 +64,7 @@ def measure(settings: Settings) -> list[Measurement]:
     rows = [
         ("card_megabytes", size / 1e6, "MB", f"card.json of {what}"),
         ("card_seconds", times["card"], "s", "to read and check it, and list files"),
+        ("open_seconds", times["open"], "s", "to open both splits and read val"),
         ("order_seconds", times["order"], "s", f"{batch} of steps 0 and 10^9 located"),
         ("start_seconds", located.seconds, "s", "from the process's start to that"),
         ("batch_seconds", times["batches"], "s", "then to read and make both batches"),
