@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import storage
 from trainer.benchmarks import children
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
@@ -23,7 +24,6 @@ from trainer.labels import IGNORE_LABEL
 
 LOCATED = "Located"
 """How the line begins that says where the examples of a batch are is known."""
-TIMES = "times.json"
 _EXAMPLES, _SIDE, _CLASSES = 1000, 32, 59
 _LINKS = 10_000
 """Names that one file gets; file systems allow some 60,000 (ext4: 65,000)."""
@@ -40,7 +40,7 @@ def measure(settings: Settings) -> list[Measurement]:
     """
     recipe = settings.recipe
     with tempfile.TemporaryDirectory(prefix="seamline-") as work:
-        folder = os.path.join(work, "records")
+        folder, told = os.path.join(work, "records"), os.path.join(work, "times.json")
         os.mkdir(folder)
         card = _write(folder, settings.shards)
         size = os.path.getsize(os.path.join(folder, cards.CARD_NAME))
@@ -53,12 +53,11 @@ def measure(settings: Settings) -> list[Measurement]:
                 "batch_size": recipe.batch_size,
                 "augment": recipe.augment,
             },
-            "times": os.path.join(work, TIMES),
+            "times": told,
         }
         command = ["trainer.benchmarks.scale_start", json.dumps(asked)]
         located, end = children.follow(command, LOCATED)
-        with open(asked["times"], encoding="utf-8") as file:
-            times = json.load(file)
+        times = json.loads(storage.read_text(told))
     what = f"{settings.shards:,} shards, {card.splits['train']['examples']:,} examples"
     batch = f"batch {recipe.batch_size}"
     rows = [
@@ -89,8 +88,7 @@ def _write(folder: str, shards: int) -> Card:
     val = "val-00000-of-00001.tfrecord"
     files = [os.path.join(folder, name) for name in (val, cards.index_name(val))]
     records.write_shard(files[0], content)
-    with open(files[1], "wb") as file:
-        file.write(index.to_bytes())
+    storage.write_bytes(files[1], index.to_bytes())
     row = {
         "name": val,
         "examples": count,
@@ -102,9 +100,7 @@ def _write(folder: str, shards: int) -> Card:
     _link(files[0], [os.path.join(folder, name) for name in names])
     _link(files[1], [os.path.join(folder, cards.index_name(name)) for name in names])
     card = _card({"train": [{**row, "name": name} for name in names], "val": [row]})
-    path = os.path.join(folder, cards.CARD_NAME)
-    with open(path, "w", encoding="utf-8") as text:
-        text.write(card.to_text())
+    storage.write_text(os.path.join(folder, cards.CARD_NAME), card.to_text())
     return card
 
 

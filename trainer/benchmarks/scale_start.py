@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from trainer import pipeline, recipes
+from trainer import pipeline, recipes, storage
 from trainer.benchmarks.scale import LOCATED
 from trainer.data.card import read_card
 
@@ -51,8 +51,7 @@ def main(
         "order": located - opened,
         "batches": done - located,
     }
-    with open(times, "w", encoding="utf-8") as file:
-        json.dump(found, file)
+    storage.write_text(times, json.dumps(found))
 
 
 if __name__ == "__main__":
