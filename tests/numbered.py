@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from trainer.data import card as cards
 from trainer.data import images, records
 from trainer.data.card import Card
 from trainer.data.encoding import Encoded
+from trainer.data.index import Index
 
 SIDE = 32
 CLASSES = 200
@@ -72,13 +74,32 @@ def _split(folder: Path, split: str, numbers: np.ndarray, shards: int) -> dict:
         name = f"{split}-{index:05d}-of-{shards:05d}.tfrecord"
         content = [records.serialize(encoded(int(number))) for number in part]
         records.write_shard(str(folder / name), content)
-        lengths = [len(serialized) for serialized in content]
-        checks = cards.digest(str(folder / name))
-        row = {"name": name, "examples": len(part), "lengths": lengths, **checks}
-        rows.append(row)
-    return {
-        "examples": len(numbers),
-        "ids": [f"{number:04d}" for number in numbers],
-        "labels": [f"{1 << int(number) % CLASSES:x}" for number in numbers],
-        "shards": rows,
-    }
+        index = Index(
+            [f"{number:04d}" for number in part],
+            [f"{1 << int(number) % CLASSES:x}" for number in part],
+            [len(serialized) for serialized in content],
+        )
+        beside = folder / cards.index_name(name)
+        beside.write_bytes(index.to_bytes())
+        rows.append(
+            {
+                "name": name,
+                "examples": len(part),
+                "longest": max(index.lengths, default=0),
+                **cards.digest(str(folder / name)),
+                "index": cards.digest(str(beside)),
+            }
+        )
+    return {"examples": len(numbers), "shards": rows}
+
+
+def index_of(folder: Path, row: dict) -> Index:
+    """The index of a shard, without a look at its checksum."""
+    return Index(**json.loads((folder / cards.index_name(row["name"])).read_text()))
+
+
+def rewrite_index(folder: Path, row: dict, index: Index) -> None:
+    """Puts another index beside a shard, and its checksums into the row."""
+    path = folder / cards.index_name(row["name"])
+    path.write_bytes(index.to_bytes())
+    row["index"] = cards.digest(str(path))

@@ -82,6 +82,37 @@ def test_prediction_is_measured_beside_the_bare_model(
     assert 0 < rows["predict.vs_model"] < 1.5
 
 
+def test_the_start_on_records_of_many_shards_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--shards=30", "--input_memory_mb=8", "--json=b.json")
+    work = tmp_path / "work"
+    work.mkdir()
+    before = work.stat().st_mtime_ns
+    monkeypatch.setenv("TMPDIR", str(work))
+    done = run_command(
+        "trainer.benchmark", "--what=scale", *arguments, *SMALL, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "b.json").read_text())
+    rows = {row["name"].removeprefix("scale."): row for row in content["measurements"]}
+    values = {name: row["value"] for name, row in rows.items()}
+    assert set(values) == {
+        *("card_megabytes", "card_seconds", "order_seconds", "start_seconds"),
+        *("open_seconds", "batch_seconds", "peak_memory_mb"),
+    }
+    assert rows["card_megabytes"]["detail"].endswith("30 shards, 30,000 examples")
+    # A line for each shard and nothing for an example.
+    assert 30 * 300 < values["card_megabytes"] * 1e6 < 31 * 400 + 20_000
+    parts = (values[f"{name}_seconds"] for name in ("card", "open", "order"))
+    assert 0 < sum(parts) < values["start_seconds"]
+    assert 100 < values["peak_memory_mb"] < 4000
+    assert values["batch_seconds"] > 0
+    # The records were there, and are gone.
+    assert work.stat().st_mtime_ns > before
+    assert list(work.iterdir()) == []
+
+
 def test_peak_memory_counts_the_processes_that_a_command_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

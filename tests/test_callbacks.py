@@ -20,7 +20,7 @@ card = cards.read_card(sys.argv[1])
 use = Limits(input_memory_mb=600, input_threads=2, prefetch=4)
 found = examples.streamed(sys.argv[1], card, "train", image_size=256)
 stream = inputs.build_stream(
-    found, card, policy="random", repeat_threshold=0, batch_size=64, seed=0, limits=use
+    found, policy="random", repeat_threshold=0, batch_size=64, seed=0, limits=use
 )
 batches = iter(stream.batches(0, 1 << 20))
 next(batches)

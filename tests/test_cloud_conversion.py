@@ -102,9 +102,10 @@ def test_nothing_in_the_bucket_is_replaced_and_the_card_is_made_last(
     shards = [x for x in uploads if x.makes(r'"records/\.parts/[^"]*\.tfrecord"')]
     assert len(shards) == 4
     assert all("ifGenerationMatch=0" in x.path for x in uploads)
-    moves = [n for n, x in enumerate(seen) if x.makes(r"rewriteTo/.*\.tfrecord")]
+    names = r"rewriteTo/.*\.(tfrecord|index\.json)"
+    moves = [n for n, x in enumerate(seen) if x.makes(names)]
     [card] = [n for n, x in enumerate(seen) if x.makes(r'"records/card\.json"')]
-    assert len(moves) == 4
+    assert len(moves) == 8
     assert card > max(moves)
 
 
@@ -203,7 +204,9 @@ def test_of_two_conversions_at_once_one_wins_and_the_other_says_so(
         "card.json",
         "classes.png",
         "overlays.png",
+        "train-00000-of-00001.index.json",
         "train-00000-of-00001.tfrecord",
+        "val-00000-of-00001.index.json",
         "val-00000-of-00001.tfrecord",
     ]
 

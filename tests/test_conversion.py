@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from trainer.data import card as cards
 from trainer.data import conversion, images, records, sources, verification
+from trainer.data.index import Indexes, pack_labels, read_index, unpack_labels
 from trainer.data.plan import SPLITS
 from trainer.data.preparation import NEW_RECORDS
+from trainer.data.reader import Reader
 from trainer.errors import SeamlineError
 
 
@@ -39,7 +41,8 @@ def test_masks_survive_exactly_and_photos_closely(
     card = cards.read_card(str(records_dir))
     for split in SPLITS:
         read = list(records.read(str(records_dir), card, split))
-        assert [record.image_id for record in read] == card.splits[split]["ids"]
+        ids = list(Reader(str(records_dir), card, split).ids)
+        assert [record.image_id for record in read] == ids
         for record in read:
             sample = source.read(record.image_id)
             mask = images.decode_mask(record.mask)
@@ -99,7 +102,7 @@ def test_the_card_counts_what_the_records_hold(records_dir: Path) -> None:
     assert sum(card.frequencies("train")) == pytest.approx(1)
 
 
-def test_the_card_has_the_length_of_every_record_and_the_place_follows(
+def test_an_index_has_the_length_of_every_record_and_the_place_follows(
     drawn: Path, tmp_path: Path
 ) -> None:
     card = convert(drawn, tmp_path / "r", record_size=0, shard_bytes=80_000)
@@ -108,14 +111,16 @@ def test_the_card_has_the_length_of_every_record_and_the_place_follows(
         path = tmp_path / "r" / row["name"]
         content, place = path.read_bytes(), 0
         payloads = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-        assert row["lengths"] == [len(payload) for payload in payloads]
-        for payload, length in zip(payloads, row["lengths"], strict=True):
+        lengths = read_index(str(tmp_path / "r"), row).lengths
+        assert lengths == [len(payload) for payload in payloads]
+        assert row["longest"] == max(lengths)
+        for payload, length in zip(payloads, lengths, strict=True):
             assert content[place + 12 : place + 12 + length] == payload
             place += length + cards.FRAME_BYTES
         assert place == row["bytes"] == len(content)
 
 
-def test_the_card_has_the_classes_of_every_mask_as_stored(
+def test_the_indexes_have_the_classes_of_every_mask_as_stored(
     drawn: Path, tmp_path: Path
 ) -> None:
     # So small that classes of the photo's own size are lost.
@@ -127,30 +132,26 @@ def test_the_card_has_the_classes_of_every_mask_as_stored(
             for x in records.read(str(tmp_path / "r"), card, split)
         ]
         present = [set(np.unique(mask).tolist()) - {255} for mask in masks]
-        assert card.splits[split]["labels"] == [
+        rows = card.splits[split]["shards"]
+        listed = [read_index(str(tmp_path / "r"), row).labels for row in rows]
+        assert [label for labels in listed for label in labels] == [
             f"{sum(2**label for label in labels):x}" for labels in present
         ]
-        sets = card.label_sets(split)
+        sets = Indexes(str(tmp_path / "r"), rows).label_sets(59)
         assert (sets.dtype, sets.shape) == (bool, (len(masks), 59))
         assert [set(np.flatnonzero(row).tolist()) for row in sets] == present
         assert sets.sum(0).tolist() == [row[split]["images"] for row in card.classes]
 
 
 @pytest.mark.parametrize("classes", [1, 7, 8, 9, 64, 255])
-def test_sets_of_labels_survive_their_way_through_the_card(classes: int) -> None:
+def test_sets_of_labels_survive_their_way_through_an_index(classes: int) -> None:
     rng = np.random.default_rng(classes)
     pixels = rng.integers(0, 3, (20, classes)) * 1000
     pixels[0], pixels[1] = 0, 1
-    texts = [cards.pack_labels(row) for row in pixels]
+    texts = [pack_labels(row) for row in pixels]
     assert (texts[0], texts[1]) == ("0", f"{2**classes - 1:x}")
-    blank = dict.fromkeys(cards.Card.__dataclass_fields__)
-    fields = {
-        "label_names": [""] * classes,
-        "splits": {"train": {"labels": texts}, "val": {"labels": []}},
-    }
-    card = cards.Card(**{**blank, **fields})
-    np.testing.assert_array_equal(card.label_sets("train"), pixels > 0)
-    assert card.label_sets("val").shape == (0, classes)
+    np.testing.assert_array_equal(unpack_labels(texts, classes), pixels > 0)
+    assert unpack_labels([], classes).shape == (0, classes)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -280,15 +281,19 @@ def test_an_empty_folder_that_is_there_is_filled_in_place(
     assert os.listdir(tmp_path / "second") == []
 
 
-def test_only_shards_and_the_card_are_left(drawn: Path, tmp_path: Path) -> None:
+def test_only_shards_their_indexes_and_the_card_are_left(
+    drawn: Path, tmp_path: Path
+) -> None:
     convert(drawn, tmp_path / "r")
     assert sorted(os.listdir(tmp_path / "r")) == [
         "card.json",
+        "train-00000-of-00001.index.json",
         "train-00000-of-00001.tfrecord",
+        "val-00000-of-00001.index.json",
         "val-00000-of-00001.tfrecord",
     ]
-    shard = tmp_path / "r" / "val-00000-of-00001.tfrecord"
-    assert shard.stat().st_mode & 0o777 == 0o644
+    for file in (tmp_path / "r").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_records_whose_card_was_deleted_are_made_anew(
@@ -298,7 +303,7 @@ def test_records_whose_card_was_deleted_are_made_anew(
     (tmp_path / "r" / "card.json").unlink()
     card = convert(drawn, tmp_path / "r", record_size=64)
     verification.verify(str(tmp_path / "r"))
-    assert len(os.listdir(tmp_path / "r")) == 3
+    assert len(os.listdir(tmp_path / "r")) == 5
     assert card.record_size == 64
 
 

@@ -39,9 +39,9 @@ def opened(
     return found
 
 
-def stream_of(found: Examples, card: Card, **values: object) -> Stream:
+def stream_of(found: Examples, **values: object) -> Stream:
     asked = {"policy": "none", "batch_size": 4, "seed": 0, "repeat_threshold": 0.0}
-    return inputs.build_stream(found, card, **{"limits": ROOMY, **asked, **values})
+    return inputs.build_stream(found, **{"limits": ROOMY, **asked, **values})
 
 
 def batches(stream: Stream, start: int, stop: int, *share: Share) -> list[Batch]:
@@ -51,7 +51,7 @@ def batches(stream: Stream, start: int, stop: int, *share: Share) -> list[Batch]
 def stream_whole(folder: Path, card: Card, use: Limits) -> None:
     found = opened(folder, card, use)
     with found.explained():
-        batches(stream_of(found, card), 0, 10)
+        batches(stream_of(found), 0, 10)
 
 
 def numbers(found: list[Batch]) -> list[int]:
@@ -115,10 +115,10 @@ def test_the_stream_is_the_same_however_it_is_made(
             "seed": seed,
             "repeat_threshold": repeat_threshold,
         }
-        held = stream_of(opened(Path(name), card), card, **plain)
+        held = stream_of(opened(Path(name), card), **plain)
         use = Limits(input_memory_mb=64, input_threads=calls, prefetch=1)
         read = examples.streamed(name, card, "train", image_size=numbered.SIDE)
-        streamed = stream_of(read, card, **plain, limits=use)
+        streamed = stream_of(read, **plain, limits=use)
         whole = batches(held, start, start + 5)
         pieces = joined(streamed, start + late, start + 5, workers, replicas)
     assert_same(whole[late:], pieces)
@@ -140,7 +140,7 @@ def test_every_example_comes_once_an_epoch(
     with tempfile.TemporaryDirectory() as name:
         card = dataset(Path(name), count, shards=min(count, 3))
         found = opened(Path(name), card, TIGHT if streamed else ROOMY)
-        stream = stream_of(found, card, batch_size=batch_size, seed=seed)
+        stream = stream_of(found, batch_size=batch_size, seed=seed)
         seen = numbers(batches(stream, start, stop))
     skip = first - start * batch_size
     assert sorted(seen[skip : skip + count]) == list(range(count))
@@ -155,8 +155,8 @@ def test_epochs_and_seeds_differ_in_order_and_in_augmentation(
         card = dataset(Path(name), 24)
         found = opened(Path(name), card)
         values = {"policy": "random", "batch_size": 24}
-        one = stream_of(found, card, **values, seed=seed)
-        other = stream_of(found, card, **values, seed=seed ^ 1)
+        one = stream_of(found, **values, seed=seed)
+        other = stream_of(found, **values, seed=seed ^ 1)
         here, after = batches(one, epoch, epoch + 2)
         [there] = batches(other, epoch, epoch + 1)
     for another in (after, there):
@@ -183,7 +183,7 @@ def test_an_example_looks_the_same_whatever_the_batch_size(
         found = opened(Path(name), card)
         both = []
         for size in (batch_size, other):
-            stream = stream_of(found, card, policy="random", batch_size=size, seed=seed)
+            stream = stream_of(found, policy="random", batch_size=size, seed=seed)
             made = batches(stream, 0, -(-12 // size))
             both.append(np.concatenate([images for images, _ in made])[:12])
     np.testing.assert_array_equal(*both)
@@ -207,7 +207,7 @@ def test_a_start_far_on_opens_only_the_shards_of_its_batch(
 
     monkeypatch.setattr(storage, "read_range", counted)
     found = examples.streamed(str(folder), card, "train", image_size=32)
-    stream = stream_of(found, card, batch_size=2)
+    stream = stream_of(found, batch_size=2)
     first = 10**6 * stream.steps
     [batch] = batches(stream, first, first + 1)
     shards = {
@@ -219,13 +219,13 @@ def test_a_start_far_on_opens_only_the_shards_of_its_batch(
 
 def test_a_batch_is_told_before_it_is_made(ten: tuple[Path, Card]) -> None:
     folder, card = ten
-    stream = stream_of(opened(folder, card), card)
+    stream = stream_of(opened(folder, card))
     assert numbers(batches(stream, 7, 8)) == stream.where(7)[0].tolist()
 
 
 def test_rare_classes_come_more_often(ten: tuple[Path, Card]) -> None:
     folder, card = ten
-    stream = stream_of(opened(folder, card), card, repeat_threshold=0.4)
+    stream = stream_of(opened(folder, card), repeat_threshold=0.4)
     assert stream.order.length == 20
     seen = numbers(batches(stream, 0, stream.steps))
     assert sorted(seen) == sorted([*range(10), *range(10)])
@@ -235,7 +235,7 @@ def test_a_batch_that_replicas_cannot_share_is_refused_with_what_would_do(
     ten: tuple[Path, Card],
 ) -> None:
     folder, card = ten
-    stream = stream_of(opened(folder, card), card)
+    stream = stream_of(opened(folder, card))
     with pytest.raises(SeamlineError, match=r"--batch_size=4: .* nearest: 3 or 6"):
         stream.batches(0, 1, Share(3, 0, 3))
 
@@ -299,7 +299,7 @@ def test_a_record_that_is_damaged_later_ends_with_its_shard_and_number(
 def test_batches_are_those_of_earlier_versions(tmp_path: Path) -> None:
     """So that a run goes on after an upgrade; new order, new card format."""
     card = dataset(tmp_path, 50)
-    stream = stream_of(opened(tmp_path, card), card, policy="random", seed=3)
+    stream = stream_of(opened(tmp_path, card), policy="random", seed=3)
     found = hashlib.sha256()
     for step in (0, 1, 12, 10**6):
         for numbers in stream.where(step):

@@ -45,7 +45,7 @@ def collected(count: int = 40) -> kept.Collection:
         (val, val.photos),
         (train, train.photos),
         label_names=NAMES,
-        card={"splits": {"val": {"examples": count, "ids": val.ids, "shards": []}}},
+        card={"splits": {"val": {"examples": count, "shards": []}}},
     )
 
 

@@ -23,12 +23,12 @@ def test_sound_records_are_told_with_their_sizes(records_dir: Path) -> None:
     assert table.exit_code == 0
 
 
-@pytest.mark.parametrize("spoil", ["card", "size", "byte", "missing"])
+@pytest.mark.parametrize("spoil", ["card", "size", "byte", "missing", "index"])
 def test_records_that_are_damaged_fail(
     spoil: str, records_dir: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(records_dir, tmp_path / "spoiled"))
-    [shard] = folder.glob("val-*")
+    [shard] = folder.glob("val-*.tfrecord")
     content = bytearray(shard.read_bytes())
     if spoil == "card":
         text = (folder / "card.json").read_text()
@@ -38,6 +38,9 @@ def test_records_that_are_damaged_fail(
     elif spoil == "byte":
         content[40] ^= 1
         shard.write_bytes(content)
+    elif spoil == "index":
+        [index] = folder.glob("val-*.index.json")
+        index.write_bytes(index.read_bytes().replace(b"[", b"(", 1))
     else:
         shard.unlink()
     table = ask(data={"records_dir": str(folder)})
@@ -110,7 +113,7 @@ def test_records_in_a_bucket_are_read(
         storage.write_bytes(f"{bucket}/r/{name}", content)
     table = ask(data={"records_dir": f"{bucket}/r"})
     assert row(table, "records").verdict is Verdict.OK
-    [shard] = records_dir.glob("train-*")
+    [shard] = records_dir.glob("train-*.tfrecord")
     storage.write_bytes(f"{bucket}/r/{shard.name}", shard.read_bytes()[:-9])
     assert row(ask(data={"records_dir": f"{bucket}/r"}), "dataset").verdict is (
         Verdict.FAIL

@@ -6,6 +6,7 @@ import pytest
 
 from trainer.data import card as cards
 from trainer.data import parts, preparation
+from trainer.data.reader import Reader
 from trainer.errors import SeamlineError
 
 
@@ -83,7 +84,7 @@ def test_a_split_by_lists_refuses_a_random_one(drawn: Path, tmp_path: Path) -> N
         preparation.prepare(**asked(**place, split_seed=1))
     made = preparation.prepare(**asked(**place))
     assert made.card is not None
-    assert made.card.splits["val"]["ids"] == ["0002"]
+    assert list(Reader(made.records_dir, made.card, "val").ids) == ["0002"]
     assert not preparation.prepare(**asked(**place)).made
     with pytest.raises(SeamlineError, match=r"--split_seed=1: .*lists of ids"):
         preparation.prepare(**asked(records_dir=str(tmp_path / "r"), split_seed=1))

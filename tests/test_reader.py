@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import numbered
 from tests.gcs import Cloud
 from tests.gcs_gate import Request
 from tests.test_buckets import at_once
@@ -59,6 +60,17 @@ def opened(folder: Path | str, split: str = "train") -> Reader:
 def oracle(folder: Path, split: str = "train") -> list[records.Record]:
     """All records of a split, read by TensorFlow."""
     return list(records.read(str(folder), cards.read_card(str(folder)), split))
+
+
+def lengths_of(folder: Path, number: int) -> list[int]:
+    """Bytes of the payloads in a shard of `train`."""
+    rows = cards.read_card_alone(str(folder)).splits["train"]["shards"]
+    return numbered.index_of(folder, rows[number]).lengths
+
+
+def id_of(folder: Path, position: int) -> str:
+    """Name of a training example."""
+    return opened(folder).ids[position]
 
 
 def last_shard(folder: Path) -> Path:
@@ -121,7 +133,7 @@ def test_neighbours_are_read_as_one_range_and_shards_as_several(
     assert seen == [(row["name"], 0, row["bytes"]) for row in rows]
     seen.clear()
     read([6, 4, 1, 2, 4])
-    first, second, third = ([n + 16 for n in row["lengths"]] for row in rows)
+    first, second, third = ([n + 16 for n in lengths_of(sharded, k)] for k in range(3))
     assert seen == [
         (rows[0]["name"], first[0], first[1]),
         (rows[1]["name"], 0, second[0]),
@@ -133,8 +145,7 @@ def test_neighbours_are_read_as_one_range_and_shards_as_several(
 def test_neighbours_of_many_bytes_are_read_in_several_ranges(
     sharded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lengths = cards.read_card(str(sharded)).splits["train"]["shards"][2]["lengths"]
-    one, two, three = (length + 16 for length in lengths)
+    one, two, three = (length + 16 for length in lengths_of(sharded, 2))
     name = last_shard(sharded).name
     seen = watch_ranges(monkeypatch)
     for most, ranges in (
@@ -159,7 +170,7 @@ def test_only_shards_that_hold_what_is_asked_for_are_opened(spoiled: Path) -> No
 def test_a_shard_without_examples_is_passed_over(spoiled: Path) -> None:
     card = cards.read_card(str(spoiled))
     rows = card.splits["train"]["shards"]
-    empty = {"name": "none", "examples": 0, "lengths": []}
+    empty = {"name": "none", "examples": 0, "longest": 0}
     rows[:] = [empty, rows[0], empty, empty, *rows[1:], empty]
     read = Reader(str(spoiled), card, "train").read
     assert read(range(7)) == oracle(spoiled)
@@ -168,9 +179,9 @@ def test_a_shard_without_examples_is_passed_over(spoiled: Path) -> None:
 @pytest.mark.parametrize("what", ["no shards", "empty shards", "no split"])
 def test_a_card_without_examples_of_a_split_is_told(sharded: Path, what: str) -> None:
     card = cards.read_card(str(sharded))
-    empty = {"name": "none", "examples": 0, "bytes": 0, "lengths": []}
+    empty = {"name": "none", "examples": 0, "bytes": 0, "longest": 0}
     rows = [empty] * 2 if what == "empty shards" else []
-    card.splits["val"] = {"examples": 0, "ids": [], "labels": [], "shards": rows}
+    card.splits["val"] = {"examples": 0, "shards": rows}
     if what == "no split":
         del card.splits["val"]
     with pytest.raises(SeamlineError) as refused:
@@ -191,11 +202,11 @@ def test_a_flipped_bit_in_any_byte_of_a_record_is_told_with_its_number_and_id(
     spoiled: Path,
 ) -> None:
     card, expected = cards.read_card(str(spoiled)), oracle(spoiled)
-    row = card.splits["train"]["shards"][2]
-    shard, image_id = last_shard(spoiled), card.splits["train"]["ids"][5]
+    lengths = lengths_of(spoiled, 2)
+    shard, image_id = last_shard(spoiled), id_of(spoiled, 5)
     content = shard.read_bytes()
-    start = row["lengths"][0] + 16
-    checksum = start + 12 + row["lengths"][1]
+    start = lengths[0] + 16
+    checksum = start + 12 + lengths[1]
     said = {}
     for place in range(start, checksum + 4):
         changed = bytearray(content)
@@ -208,7 +219,7 @@ def test_a_flipped_bit_in_any_byte_of_a_record_is_told_with_its_number_and_id(
         said[place] = text[len(begin) : -len("; convert again")]
     # Its neighbours are sound all the same.
     assert opened(spoiled).read([6, 4]) == [expected[6], expected[4]]
-    assert all("but the card says" in said[start + k] for k in range(8))
+    assert all("but its index says" in said[start + k] for k in range(8))
     assert {said[start + k] for k in range(8, 12)} == {
         "the checksum of its length differs"
     }
@@ -218,13 +229,12 @@ def test_a_flipped_bit_in_any_byte_of_a_record_is_told_with_its_number_and_id(
 
 def test_a_shard_cut_anywhere_gives_the_records_before_the_cut(spoiled: Path) -> None:
     card, expected = cards.read_card(str(spoiled)), oracle(spoiled)
-    shard, row = last_shard(spoiled), card.splits["train"]["shards"][2]
-    content = shard.read_bytes()
-    ends = np.cumsum([length + 16 for length in row["lengths"]])
+    shard, content = last_shard(spoiled), last_shard(spoiled).read_bytes()
+    ends = np.cumsum([length + 16 for length in lengths_of(spoiled, 2)])
     for cut in (len(content) - 1, ends[1] + 13, ends[1] + 1, ends[1], ends[0] + 5, 0):
         shard.write_bytes(content[:cut])
         whole = int((ends <= cut).sum())
-        name = card.splits["train"]["ids"][4 + whole]
+        name = id_of(spoiled, 4 + whole)
         found = f"{shard}: damaged at record {whole} ('{name}'): the shard ends within"
         assert problem(spoiled, card, [6, 5, 4]).startswith(found)
         read = Reader(str(spoiled), card, "train").read
@@ -242,7 +252,8 @@ def test_a_missing_shard_is_told(spoiled: Path) -> None:
     assert problem(spoiled, card, [6]).startswith(f"{shard}: cannot be read (Is a dir")
     shutil.rmtree(spoiled)
     spoiled.write_text("")
-    assert problem(spoiled, card, [6]) == expected
+    index = f"{shard.with_suffix('.index.json')}: this index is missing; convert again"
+    assert problem(spoiled, card, [6]) == index
 
 
 def payloads(shard: Path) -> list[bytes]:
@@ -253,7 +264,7 @@ def test_a_record_of_another_id_is_told_though_its_checksums_fit(
     spoiled: Path,
 ) -> None:
     card, shard = cards.read_card(str(spoiled)), last_shard(spoiled)
-    one, two = card.splits["train"]["ids"][4:6]
+    one, two = opened(spoiled).ids[4:6]
     content = payloads(shard)
     swapped = [
         content[0].replace(one.encode(), two.encode()),
@@ -273,7 +284,7 @@ def test_a_payload_that_is_no_example_is_told_though_its_checksums_fit(
 ) -> None:
     card, shard = cards.read_card(str(spoiled)), last_shard(spoiled)
     one, two, three = payloads(shard)
-    image_id = card.splits["train"]["ids"][5].encode()
+    image_id = id_of(spoiled, 5).encode()
     two = {
         "no message": b"\xff" * len(two),
         "no features": two.replace(b"image_id", b"image_no"),
@@ -311,8 +322,9 @@ def test_of_a_bucket_only_the_bytes_of_the_records_are_fetched(
     cloud: Cloud, sharded: Path, uploaded: str
 ) -> None:
     read, expected = opened(uploaded), oracle(sharded)
+    read.read([0, 2, 4])  # so that their indexes are there
     rows = cards.read_card(str(sharded)).splits["train"]["shards"]
-    first, third = ([n + 16 for n in rows[k]["lengths"]] for k in (0, 2))
+    first, third = ([n + 16 for n in lengths_of(sharded, k)] for k in (0, 2))
     with cloud.watching() as requests:
         assert read.read([6, 1, 5, 6]) == [expected[k] for k in (6, 1, 5, 6)]
     fetched = {(x.path.split("/")[-1].split("?")[0], x.range) for x in requests}
@@ -328,6 +340,7 @@ def test_ranges_of_a_bucket_are_fetched_at_the_same_time(
     cloud: Cloud, sharded: Path, uploaded: str
 ) -> None:
     read, expected = opened(uploaded), oracle(sharded)
+    read.read([0, 2, 4])  # so that their indexes are there
     all_there = threading.Barrier(4)
 
     def hold(request: Request) -> None:
@@ -352,6 +365,9 @@ def test_a_bucket_that_does_not_answer_is_no_damage(
 ) -> None:
     monkeypatch.setattr(bucket_client, "DEADLINE", 0.3)
     read = opened(uploaded)
+    with cloud.failing(1.0), pytest.raises(Unavailable, match="could not be reached"):
+        read.ids[0]
+    read.read([0, 6])
     with cloud.failing(1.0), pytest.raises(Unavailable, match="could not be reached"):
         read.read([0, 6])
 

@@ -13,6 +13,7 @@ from trainer.data import card as cards
 from trainer.data import (
     conversion,
     encoding,
+    index,
     parts,
     records,
     sources,
@@ -43,11 +44,12 @@ def crash_before(
 
 
 STEPS = [
-    *(("put", 1), ("put", 3), ("create", 1), ("create", 4), ("create", 5)),
-    *(("move", 1), ("move", 3), ("create", 6), ("remove_folder", 1)),
+    *(("put", 1), ("put", 3), ("upload", 1), ("upload", 2), ("upload", 5)),
+    *(("create", 1), ("create", 4), ("create", 5)),
+    *(("move", 1), ("move", 2), ("move", 5), ("create", 6), ("remove_folder", 1)),
 ]
-"""Where a conversion of four shards is cut: taking a shard in, its report, the seal,
-moving shards, the card, removing what is left."""
+"""Where a conversion of four shards is cut: taking a shard in, the shard or its index,
+its report, the seal, moving shards and indexes, the card, removing what is left."""
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step[0]}-{step[1]}")
@@ -56,7 +58,7 @@ def test_a_conversion_cut_at_any_step_is_finished_by_the_same_call(
 ) -> None:
     values = {"record_size": 0, "shard_bytes": 80_000}
     convert(drawn, tmp_path / "whole", **values)
-    assert len(os.listdir(tmp_path / "whole")) == 5
+    assert len(os.listdir(tmp_path / "whole")) == 9
     name, which = step
     with monkeypatch.context() as patched:
         place = parts.Parts if name == "put" else parts.storage
@@ -167,7 +169,7 @@ WRONG: dict[str, tuple[Any, str, Callable]] = {
         "count_pixels",
         lambda mask, classes: 2 * _count_pixels(mask, classes),
     ),
-    "labels": (cards, "pack_labels", lambda pixels: "1"),
+    "labels": (index, "pack_labels", lambda pixels: "1"),
     "lengths": (
         verification.Count,
         "add",
@@ -232,7 +234,7 @@ def test_of_two_conversions_into_one_place_the_first_to_seal_wins(
         with pytest.raises(SeamlineError, match="another conversion was first"):
             convert(drawn, tmp_path / "r")
     assert verification.verify(str(tmp_path / "r")).record_size == (256 if same else 64)
-    assert len(os.listdir(tmp_path / "r")) == 3
+    assert len(os.listdir(tmp_path / "r")) == 5
 
 
 def test_a_conversion_that_is_overtaken_ends_before_its_next_shard(
@@ -249,7 +251,7 @@ def test_a_conversion_that_is_overtaken_ends_before_its_next_shard(
     with pytest.raises(SeamlineError, match="another conversion was first"):
         convert(drawn, tmp_path / "r", record_size=0, shard_bytes=80_000)
     assert verification.verify(str(tmp_path / "r")).record_size == 64
-    assert len(os.listdir(tmp_path / "r")) == 3
+    assert len(os.listdir(tmp_path / "r")) == 5
 
 
 @pytest.mark.parametrize("same", [True, False])

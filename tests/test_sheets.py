@@ -75,7 +75,6 @@ def card_of(
         splits={
             split: {
                 "examples": len(rows),
-                "ids": [x.image_id for x in rows],
                 "shards": shards_of(split, rows, shard),
             }
             for split, rows in held.items()
@@ -109,8 +108,8 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Held:
 
 def find(card: Card, labels: list[int], most: int = 1000) -> tuple[list, list]:
     parts = examples.plan_parts(card, most)
-    ids = examples.pick_random(parts, 5)
-    return examples.find_examples("", card, parts, ids, labels)
+    numbers = examples.pick_random(parts, 5)
+    return examples.find_examples("", card, parts, numbers, labels)
 
 
 def test_both_sheets_of_real_records_lie_beside_the_card_and_stay_the_same(
@@ -144,10 +143,12 @@ def test_random_examples_are_the_same_every_time_and_those_asked_for(
 ) -> None:
     card = card_of(toys, 4, shard=7)
     parts = examples.plan_parts(card)
-    ids = examples.pick_random(parts, 5)
+    numbers = examples.pick_random(parts, 5)
     chosen, _ = find(card, [])
-    assert [x.record.image_id for x in chosen] == ids == sorted(set(ids))
-    assert ids == examples.pick_random(parts, 5) != examples.pick_random(parts, 5, 1)
+    ids = [x.image_id for rows in toys.values() for x in rows]
+    assert [x.record.image_id for x in chosen] == [ids[number] for number in numbers]
+    assert numbers == sorted(set(numbers)) == examples.pick_random(parts, 5)
+    assert numbers != examples.pick_random(parts, 5, 1)
     assert len(examples.pick_random(parts, 100)) == 40
 
 
@@ -171,12 +172,16 @@ def test_of_a_large_dataset_only_the_head_of_every_shard_is_looked_at(
 ) -> None:
     card = card_of(toys, 4, shard=10)
     parts = examples.plan_parts(card, 12)
-    assert [part.ids[0] for part in parts] == ["t00", "t10", "t20", "v00"]
-    assert [len(part.ids) for part in parts] == [3, 3, 3, 3]
+    assert [part.shard["name"] for part in parts] == [
+        *("train-0", "train-10", "train-20", "val-0")
+    ]
+    assert [part.count for part in parts] == [3, 3, 3, 3]
     chosen, rare = find(card, [3, 2], most=12)
     assert rare == []
     assert {x.record.image_id for x in chosen} <= {
-        x for part in parts for x in part.ids
+        f"{split}{start + k:02d}"
+        for split, start in (("t", 0), ("t", 10), ("t", 20), ("v", 0))
+        for k in range(3)
     }
 
 

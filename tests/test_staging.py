@@ -8,6 +8,8 @@ from trainer.data import card as cards
 from trainer.data import staging, verification
 from trainer.errors import SeamlineError
 
+VAL_INDEX = "val-00000-of-00001.index.json"
+
 
 def stage(records_dir: Path, stage_dir: Path) -> Path:
     card = cards.read_card(str(records_dir))
@@ -17,12 +19,13 @@ def stage(records_dir: Path, stage_dir: Path) -> Path:
 def test_the_copy_is_the_dataset(records_dir: Path, tmp_path: Path) -> None:
     copy = stage(records_dir, tmp_path)
     verification.verify(str(copy))
-    for name in ("card.json", "train-00000-of-00001.tfrecord"):
+    for name in ("card.json", "train-00000-of-00001.tfrecord", VAL_INDEX):
         assert (copy / name).read_bytes() == (records_dir / name).read_bytes()
 
 
-def test_shards_that_are_there_are_used_again_and_damaged_ones_fetched(
-    records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["val-00000-of-00001.tfrecord", VAL_INDEX])
+def test_files_that_are_there_are_used_again_and_damaged_ones_fetched(
+    records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     copy = stage(records_dir, tmp_path)
     fetched: list[str] = []
@@ -34,7 +37,7 @@ def test_shards_that_are_there_are_used_again_and_damaged_ones_fetched(
     )
     stage(records_dir, tmp_path)
     assert fetched == []
-    val = copy / "val-00000-of-00001.tfrecord"
+    val = copy / name
     damaged = bytearray(val.read_bytes())
     damaged[100] ^= 1
     val.write_bytes(damaged)
@@ -43,11 +46,12 @@ def test_shards_that_are_there_are_used_again_and_damaged_ones_fetched(
     verification.verify(str(copy))
 
 
-def test_a_shard_that_differs_from_its_checksum_is_not_kept(
-    records_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["val-00000-of-00001.tfrecord", VAL_INDEX])
+def test_a_file_that_differs_from_its_checksum_is_not_kept(
+    records_dir: Path, tmp_path: Path, name: str
 ) -> None:
     there = Path(shutil.copytree(records_dir, tmp_path / "records"))
-    val = there / "val-00000-of-00001.tfrecord"
+    val = there / name
     damaged = bytearray(val.read_bytes())
     damaged[100] ^= 1
     val.write_bytes(damaged)

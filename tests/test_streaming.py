@@ -30,7 +30,7 @@ card = cards.read_card(folder)
 use = Limits(input_memory_mb=budget, input_threads=threads, prefetch=2)
 [found] = examples.open_splits(folder, card, ["train"], image_size=128, limits=use)
 stream = inputs.build_stream(
-    found, card, policy="random", repeat_threshold=0, batch_size=batch_size, seed=0,
+    found, policy="random", repeat_threshold=0, batch_size=batch_size, seed=0,
     limits=use.left(found.held),
 )
 seen = set()
@@ -151,9 +151,8 @@ def test_a_shard_damaged_after_conversion_stops_the_training_that_meets_it(
     path, number = tmp_path / "records" / row["name"], second % 125
     content = bytearray(path.read_bytes())
     # In the middle of the record, after those before it with their 16 bytes more each.
-    content[
-        sum(row["lengths"][:number]) + 16 * number + row["lengths"][number] // 2
-    ] ^= 4
+    lengths = numbered.index_of(tmp_path / "records", row).lengths
+    content[sum(lengths[:number]) + 16 * number + lengths[number] // 2] ^= 4
     path.write_bytes(content)
 
     unaware = train(tmp_path, "--run_dir=unaware", "--steps_per_epoch=1")

@@ -2,15 +2,19 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import numbered
 from tests.conftest import run_command
 from trainer.data import card as cards
 from trainer.data import conversion, images, records, sources, verification
+from trainer.data.index import Index
 from trainer.data.preparation import NEW_RECORDS
+from trainer.data.reader import Reader
 from trainer.errors import SeamlineError
 
 
@@ -45,9 +49,10 @@ def test_sound_records_pass(sharded: Path) -> None:
 def test_each_of_200_changed_bytes_is_found_and_its_file_named(spoiled: Path) -> None:
     rng = np.random.default_rng(0)
     files = sorted(spoiled.iterdir())
+    assert len(files) == 13
     found = 0
     for number in range(200):
-        # Every other one in the card, which is far smaller than the shards.
+        # Every other one in the card, which is far smaller than the rest.
         file = files[0] if number % 2 else files[rng.integers(1, len(files))]
         before = file.read_bytes()
         changed = bytearray(before)
@@ -96,64 +101,95 @@ def test_counts_that_are_not_those_of_the_records_are_found(spoiled: Path) -> No
     assert re.search("pixels by class.*'train'", problem(spoiled))
 
 
+def change_index(folder: Path, split: str, number: int, change: Callable) -> str:
+    """Another index of a shard, with its own checksum in the card; the shard's name."""
+    splits = json.loads((folder / "card.json").read_text())["splits"]
+    row = splits[split]["shards"][number]
+    index = numbered.index_of(folder, row)
+    change(index)
+    numbered.rewrite_index(folder, row, index)
+    rewrite_card(folder, {"splits": splits})
+    cards.read_card(str(folder))
+    return str(row["name"])
+
+
 def test_examples_in_another_order_are_found(spoiled: Path) -> None:
-    splits = json.loads((spoiled / "card.json").read_text())["splits"]
-    splits["val"]["ids"].reverse()
-    rewrite_card(spoiled, {"splits": splits})
-    assert "holds other examples than listed" in problem(spoiled)
+    name = change_index(spoiled, "val", 1, lambda index: index.ids.reverse())
+    assert f"{spoiled / name}: holds other examples than listed" in problem(spoiled)
 
 
 def test_lengths_of_records_that_are_not_theirs_are_found(spoiled: Path) -> None:
-    splits = json.loads((spoiled / "card.json").read_text())["splits"]
-    row = splits["train"]["shards"][1]
-    # The sum stays, so the card does not contradict itself.
-    row["lengths"][0] += 1
-    row["lengths"][1] -= 1
-    rewrite_card(spoiled, {"splits": splits})
-    cards.read_card(str(spoiled))
-    expected = f"{spoiled / row['name']}: holds other lengths than listed"
+    def change(index: Index) -> None:
+        # The sum and the longest stay, so the index does not contradict itself.
+        index.lengths.reverse()
+
+    name = change_index(spoiled, "train", 1, change)
+    expected = f"{spoiled / name}: holds other lengths than listed"
     assert expected in problem(spoiled)
 
 
 def test_labels_of_examples_that_are_not_theirs_are_found(spoiled: Path) -> None:
-    splits = json.loads((spoiled / "card.json").read_text())["splits"]
-    labels, shards = splits["val"]["labels"], splits["val"]["shards"]
-    labels[-1] = f"{int(labels[-1], 16) ^ 1 << 58:x}"
-    rewrite_card(spoiled, {"splits": splits})
-    cards.read_card(str(spoiled))
-    expected = f"{spoiled / shards[-1]['name']}: holds other labels than listed"
+    def change(index: Index) -> None:
+        index.labels[-1] = f"{int(index.labels[-1], 16) ^ 1 << 58:x}"
+
+    name = change_index(spoiled, "val", 2, change)
+    expected = f"{spoiled / name}: holds other labels than listed"
     assert problem(spoiled) == f"{expected}; convert again"
 
 
-@pytest.mark.parametrize("change", ["one more", "one less", "longer", "none"])
-def test_a_card_whose_lengths_do_not_add_up_is_refused_by_every_reader(
+@pytest.mark.parametrize("change", ["one more", "one less", "longer", "none", "long"])
+def test_an_index_whose_lengths_do_not_fit_the_shard_is_refused_by_every_reader(
     spoiled: Path, change: str
 ) -> None:
-    splits = json.loads((spoiled / "card.json").read_text())["splits"]
-    row = splits["val"]["shards"][1]
-    lengths = row["lengths"]
-    row["lengths"] = {
-        "one more": [*lengths, 0],
-        "one less": [lengths[0] + lengths[1] + 16, *lengths[2:]],
-        "longer": [lengths[0] + 1, *lengths[1:]],
-        "none": [],
-    }[change]
-    rewrite_card(spoiled, {"splits": splits})
-    expected = rf"card\.json: the lengths of {row['name']} do not add up to its bytes"
-    for read in (cards.read_card, cards.read_card_alone, verification.verify):
-        with pytest.raises(SeamlineError, match=expected):
-            read(str(spoiled))
+    def spoil(index: Index) -> None:
+        lengths = index.lengths
+        lengths[:] = {
+            "one more": [*lengths, 0],
+            "one less": [lengths[0] + lengths[1] + 16, *lengths[2:]],
+            "longer": [lengths[0] + 1, *lengths[1:]],
+            "long": [lengths[0] + 10**6, lengths[1] - 10**6, *lengths[2:]],
+            "none": [],
+        }[change]
+
+    name = change_index(spoiled, "val", 1, spoil)
+    numbers = change in ("one more", "one less", "none")
+    told = "other numbers of examples, ids, labels and lengths"
+    told = told if numbers else f"its lengths do not add up to the bytes of {name}"
+    expected = f"{spoiled / cards.index_name(name)}: {told}; convert again"
+    assert problem(spoiled) == expected
+    with pytest.raises(SeamlineError) as refused:
+        Reader(str(spoiled), cards.read_card(str(spoiled)), "val").read([2])
+    assert str(refused.value) == expected
 
 
-@pytest.mark.parametrize("key", ["ids", "labels", "examples"])
-def test_a_card_with_other_numbers_of_examples_ids_and_labels_is_refused(
+@pytest.mark.parametrize("key", ["ids", "labels"])
+def test_an_index_with_other_numbers_of_ids_or_labels_is_refused(
     spoiled: Path, key: str
 ) -> None:
+    change_index(spoiled, "train", 0, lambda index: getattr(index, key).pop())
+    assert "index.json: other numbers of examples, ids" in problem(spoiled)
+
+
+def test_an_altered_missing_or_foreign_index_is_found_and_named(spoiled: Path) -> None:
+    one, other = sorted(spoiled.glob("train-*.index.json"))[:2]
+    content, foreign = one.read_bytes(), other.read_bytes()
+    told = f"{one}: contents differ from the card's checksum; convert again"
+    for changed in (content.replace(b"lengths", b"lengthz"), foreign, b""):
+        one.write_bytes(changed)
+        assert problem(spoiled) == told
+    one.unlink()
+    assert problem(spoiled) == f"{one}: this index is missing; convert again"
+    one.write_bytes(content)
+    verification.verify(str(spoiled))
+
+
+def test_a_card_with_another_number_of_examples_than_its_shards_is_refused(
+    spoiled: Path,
+) -> None:
     splits = json.loads((spoiled / "card.json").read_text())["splits"]
-    part = splits["train"]
-    part[key] = part[key] + 1 if key == "examples" else part[key][:-1]
+    splits["train"]["examples"] += 1
     rewrite_card(spoiled, {"splits": splits})
-    with pytest.raises(SeamlineError, match="'train' has other numbers of examples"):
+    with pytest.raises(SeamlineError, match="'train' has another number of examples"):
         cards.read_card(str(spoiled))
 
 
@@ -183,8 +219,10 @@ def test_a_record_that_is_no_photo_and_its_mask_is_found_though_its_checksums_fi
     ]
     records.write_shard(str(path), map(records.serialize, broken))
     splits = {**card.splits}
-    lengths = [len(records.serialize(x)) for x in broken]
-    row.update(cards.digest(str(path)), lengths=lengths)
+    index = numbered.index_of(spoiled, row)
+    index.lengths[:] = [len(records.serialize(x)) for x in broken]
+    row.update(cards.digest(str(path)), longest=max(index.lengths))
+    numbered.rewrite_index(spoiled, row, index)
     rewrite_card(spoiled, {"splits": splits})
     assert problem(spoiled) == f"{path}: {told}; convert again"
 
@@ -197,12 +235,12 @@ def test_the_command_tells_the_examples_or_names_the_file(
     assert done.returncode == 0, done.stderr
     assert "Verified: " in done.stdout
     assert "14 examples" in done.stdout
-    for shard in spoiled.glob("val-*"):
+    for shard in spoiled.glob("val-*.tfrecord"):
         os.truncate(shard, 100)
     done = run_command(*command, cwd=tmp_path)
     assert done.returncode == 42
     assert "Traceback" not in done.stderr
-    for shard in spoiled.glob("val-*"):
+    for shard in spoiled.glob("val-*.tfrecord"):
         assert f"{shard}: 100 bytes" in done.stderr
 
 
@@ -215,15 +253,17 @@ def test_a_flipped_byte_is_found_by_readers_too(spoiled: Path) -> None:
         list(records.read(str(spoiled), cards.read_card(str(spoiled)), "val"))
 
 
-def test_a_missing_or_shortened_shard_is_found_when_the_card_is_read(
-    spoiled: Path,
+@pytest.mark.parametrize("what", ["shard", "index"])
+def test_a_missing_or_shortened_file_is_found_when_the_card_is_read(
+    spoiled: Path, what: str
 ) -> None:
-    shard = spoiled / "train-00000-of-00003.tfrecord"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(SeamlineError, match="but the card says"):
+    ending = {"shard": "tfrecord", "index": "index.json"}[what]
+    file = spoiled / f"train-00000-of-00003.{ending}"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(SeamlineError, match=rf"{ending}: \d+ bytes, but the card says"):
         cards.read_card(str(spoiled))
-    shard.unlink()
-    with pytest.raises(SeamlineError, match="this shard is missing"):
+    file.unlink()
+    with pytest.raises(SeamlineError, match=f"{ending}: this {what} is missing"):
         cards.read_card(str(spoiled))
 
 
@@ -239,7 +279,10 @@ def test_an_altered_card_is_refused(spoiled: Path) -> None:
 
 def test_a_card_of_another_format_is_told_from_a_broken_one(spoiled: Path) -> None:
     path = spoiled / "card.json"
-    text = path.read_text().replace('"format_version": 3', '"format_version": 9')
+    text = path.read_text().replace('"format_version": 4', '"format_version": 3')
     path.write_text(text)
-    with pytest.raises(SeamlineError, match=r"format version 9, .* another folder"):
+    with pytest.raises(
+        SeamlineError,
+        match=r"format version 3, but this release reads 4; convert again into another",
+    ):
         cards.read_card(str(spoiled))

@@ -5,6 +5,7 @@ python -m trainer.benchmark --what=input --batch_size=64 --json=input.json
 python -m trainer.benchmark --what=train --encoder=mobilenetv2
 python -m trainer.benchmark --what=step --batch_size=16
 python -m trainer.benchmark --what=predict --model=runs/first --batch_size=16
+python -m trainer.benchmark --what=scale --shards=100000
 python -m trainer.benchmark --what=tutorial --dataset=FOLDER --epochs=10 --repeats=3
 python -m trainer.benchmark --what=all --json=new.json --compare=old.json
 """
@@ -23,7 +24,7 @@ flags.adopt_module_key_flags(shared)
 
 _PARTS = (
     *("convert", "input", "train", "step", "predict", "export", "checkpoint"),
-    "startup",
+    *("startup", "scale"),
 )
 _TUTORIAL = "tutorial"
 """Takes as long as several whole trainings: no part of "all"."""
@@ -37,7 +38,8 @@ _WHAT = flags.DEFINE_enum(
     "the loop of trainer.task beside a bare one, for two models; predict: photos to "
     "written labels and overlays beside the bare model; export: the SavedModel beside "
     "Keras's own; checkpoint: one of each of the two models; startup: the time to the "
-    "first step beside bare TensorFlow's; all: all of these; tutorial, which takes "
+    "first step beside bare TensorFlow's; scale: the start on records of very many "
+    "shards; all: all of these; tutorial, which takes "
     "long: trainer.task with the article's recipe beside the article's own script, "
     "from raw files to a trained model",
 )
@@ -56,6 +58,12 @@ _COMPARE = flags.DEFINE_string(
 )
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "how often each is run, in turns; medians count", lower_bound=1
+)
+_SHARDS = flags.DEFINE_integer(
+    "shards",
+    100_000,
+    "scale: shards of a thousand examples each, made in a temporary folder",
+    lower_bound=1,
 )
 _SEED = flags.DEFINE_integer(
     "seed",
@@ -83,6 +91,7 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
         repeats=_REPEATS.value,
         model=_MODEL.value,
+        shards=_SHARDS.value,
     )
     parts = _PARTS if _WHAT.value == "all" else [_WHAT.value]
     suite.run(parts, settings, path=_JSON.value, compare=_COMPARE.value)

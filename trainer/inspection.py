@@ -65,7 +65,6 @@ def preview(
     card = grouping.group_card(card, merged)
     stream = inputs.build_stream(
         grouping.group_examples(found, merged),
-        card,
         policy=recipe.augment,
         repeat_threshold=recipe.repeat_threshold,
         batch_size=recipe.batch_size,
@@ -103,7 +102,7 @@ def keep_examples(run_dir: str) -> None:
         val,
         train,
         label_names=spec.label_names,
-        card=grouping.group_contents(card, groups),
+        card=grouping.group_contents(records_dir, card, groups),
     )
     kept.write(run_dir, collection)
     log.info("Predicted: %d examples -> %s", len(collection.val), run_dir)

@@ -114,7 +114,8 @@ def run(
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
         stream, val = open_input(recipe, *place, seed, input_limits, merged)
-        seen = grouping.group_card(card, merged)
+        counted = place[0] if options.needs_image_counts(recipe) else None
+        seen = grouping.group_card(card, merged, counted)
         spec = build_spec(recipe, seen.label_names, precision)
         job = build_job(
             run_dir, spec, recipe, seen, seed, devices, stream, val, compiled
@@ -250,7 +251,6 @@ def open_input(
     )
     stream = inputs.build_stream(
         grouping.group_examples(train, groups),
-        grouping.group_card(card, groups),
         policy=recipe.augment,
         repeat_threshold=recipe.repeat_threshold,
         batch_size=recipe.batch_size,
@@ -291,7 +291,7 @@ def _conclude(
         spec=spec,
         records_dir=records_dir,
         card=card,
-        contents=grouping.group_contents(card, groups),
+        contents=grouping.group_contents(records_dir, card, groups),
         scores=scores,
         train=job.stream.examples,
         val=val,

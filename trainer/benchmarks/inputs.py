@@ -55,7 +55,6 @@ def measure(settings: Settings) -> list[Measurement]:
     def stream(found: Examples, policy: str = recipe.augment) -> Stream:
         return inputs.build_stream(
             found,
-            card,
             policy=policy,
             repeat_threshold=recipe.repeat_threshold,
             batch_size=recipe.batch_size,

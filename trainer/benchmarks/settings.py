@@ -20,6 +20,7 @@ class Settings:
       repeats: how often what is compared is measured, in turns.
       model: a run directory or an export that predicts; None: the recipe's model with
         random weights.
+      shards: of a thousand examples each, that "scale" starts on.
     """
 
     recipe: Recipe
@@ -28,3 +29,4 @@ class Settings:
     seed: int
     repeats: int
     model: str | None = None
+    shards: int = 100_000

@@ -22,7 +22,7 @@ def run(
 
     Args:
       parts: of "convert", "input", "train", "step", "predict", "export",
-        "checkpoint", "startup" and "tutorial".
+        "checkpoint", "startup", "scale" and "tutorial".
       settings: of all parts.
       path: JSON file to write, or None.
       compare: JSON file of an earlier call to print beside, or None.
@@ -84,6 +84,10 @@ def _measure(parts: Sequence[str], settings: Settings) -> list[Measurement]:
         from trainer.benchmarks import startup
 
         measured += startup.measure(settings)
+    if "scale" in parts:
+        from trainer.benchmarks import scale
+
+        measured += scale.measure(settings)
     if "tutorial" in parts:
         from trainer.benchmarks import tutorial
 

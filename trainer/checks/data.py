@@ -87,9 +87,9 @@ def _read_firsts(records_dir: str, card: Card, split: str) -> None:
     """Reads the first record of each shard, with its checksums."""
     counts = [row["examples"] for row in card.splits[split]["shards"]]
     starts = itertools.accumulate(counts[:-1], initial=0)
-    Reader(records_dir, card, split).read(
-        [start for start, count in zip(starts, counts, strict=True) if count]
-    )
+    firsts = [start for start, count in zip(starts, counts, strict=True) if count]
+    for _ in Reader(records_dir, card, split).stream(firsts):
+        pass
 
 
 def check_memory(

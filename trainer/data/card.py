@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from trainer import storage
 from trainer.errors import SeamlineError
 
 CARD_NAME = "card.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FRAME_BYTES = 16
 """What a TFRecord adds to its payload: uint64 length and masked CRC-32C of it before,
 masked CRC-32C of the payload behind, all little-endian (`tf.io.TFRecordWriter`)."""
@@ -34,13 +35,11 @@ class Card:
         became `ignore_label`}`.
       record_size: short side of the stored photos at most, 0 for the original size.
       split: `{"seed": …, "fraction": …}`, or `{"given": true}` for lists of ids.
-      splits: per split: `examples`, `ids`, `labels` and `shards`. `labels` has a string
-        for each id: the classes in the mask as stored, as a bit mask in hexadecimal
-        (bit c: class c has a pixel); see `label_sets`. Each of `shards` has `name`,
-        `examples`, `bytes`, `sha256`, `crc32c` (base64, as GCS gives it) and `lengths`:
-        bytes of each record's payload, in order. Payload k begins at byte
-        `sum(lengths[:k]) + FRAME_BYTES * k + 12`, and `bytes` is
-        `sum(lengths) + FRAME_BYTES * examples`.
+      splits: per split: `examples` and `shards`. Each of `shards` has `name`,
+        `examples`, `bytes`, `longest` (bytes of its longest payload), `sha256`,
+        `crc32c` (base64, as GCS gives it) and `index`: `bytes`, `sha256` and `crc32c`
+        of the file beside it that tells of its examples, see `index.Index`. `bytes` is
+        that of all payloads + `FRAME_BYTES * examples`.
       classes: per class: `name`, and per split `images` and `pixels` as stored.
       rejected: pairs left out: `file` and `problem`.
       sizes: `"HxW"` of the original photos -> how many.
@@ -57,11 +56,10 @@ class Card:
     rejected: list[dict[str, str]]
     sizes: dict[str, int]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything the card says."""
-        content = json.dumps(self._fields(), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(self._unsealed().encode()).hexdigest()
 
     def frequencies(self, split: str) -> list[float]:
         """Share of each class among the labelled pixels of a split."""
@@ -72,19 +70,6 @@ class Card:
         """Number of examples of a split that hold each class."""
         return [row[split]["images"] for row in self.classes]
 
-    def label_sets(self, split: str) -> np.ndarray:
-        """Which classes occur in which masks of a split, as stored.
-
-        Returns:
-          bool `[examples, classes]`, rows in the order of `ids`.
-        """
-        texts, classes = self.splits[split]["labels"], len(self.label_names)
-        width = (classes + 7) // 8
-        packed = b"".join(int(text, 16).to_bytes(width, "little") for text in texts)
-        table = np.frombuffer(packed, np.uint8).reshape(len(texts), width)
-        bits = np.unpackbits(table, axis=1, count=classes, bitorder="little")
-        return bits.astype(bool)
-
     @property
     def shards(self) -> list[dict[str, Any]]:
         """The rows of all shards, those of the first split first."""
@@ -92,7 +77,8 @@ class Card:
 
     def to_text(self) -> str:
         """The one text of this card: a byte that differs is damage."""
-        return json.dumps(self.to_dict(), indent=1) + "\n"
+        text = self._unsealed()
+        return text + _seal(hashlib.sha256(text.encode()).hexdigest())
 
     def to_dict(self) -> dict[str, Any]:
         """What `card.json` holds."""
@@ -102,16 +88,47 @@ class Card:
             "fingerprint": self.fingerprint,
         }
 
+    def _unsealed(self) -> str:
+        """The text as far as the fingerprint covers it."""
+        values = {"format_version": FORMAT_VERSION, **self._fields()}
+        return _lines(values).removesuffix("\n}")
+
     def _fields(self) -> dict[str, Any]:
-        # Not `dataclasses.asdict`, which copies every id.
+        # Not `dataclasses.asdict`, which copies every row.
         names = [field.name for field in dataclasses.fields(self)]
         return {name: getattr(self, name) for name in names}
 
 
-def pack_labels(pixels: np.ndarray) -> str:
-    """The classes that occur, as `labels` has them: int64 `[classes]` of pixels."""
-    packed = np.packbits(pixels > 0, bitorder="little").tobytes()
-    return f"{int.from_bytes(packed, 'little'):x}"
+_SEAL_BEGINS = ',\n "fingerprint": "'
+
+
+def _seal(digest: str) -> str:
+    """The end of the text: the SHA-256 of all before it."""
+    return f'{_SEAL_BEGINS}{digest}"\n}}\n'
+
+
+def _lines(value: Any, margin: str = "\n ") -> str:
+    """JSON: a line for each entry of a list, and each key of the objects around it."""
+    if isinstance(value, dict) and value:
+        rows = [f"{_encode(x)}: {_lines(y, margin + ' ')}" for x, y in value.items()]
+        return "{" + margin + f",{margin}".join(rows) + margin[:-1] + "}"
+    if isinstance(value, list) and value:
+        return "[" + margin + f",{margin}".join(map(_encode, value)) + margin[:-1] + "]"
+    return _encode(value)
+
+
+_encode = json.JSONEncoder().encode
+
+
+def index_name(shard: str) -> str:
+    """Name of the index of a shard."""
+    return f"{shard.removesuffix('.tfrecord')}.index.json"
+
+
+def files(row: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The files of a shard: what each is, its name, its `bytes` and checksums."""
+    yield "shard", row["name"], row
+    yield "index", index_name(row["name"]), row["index"]
 
 
 def has_card(records_dir: str) -> bool:
@@ -120,24 +137,25 @@ def has_card(records_dir: str) -> bool:
 
 
 def read_card(records_dir: str) -> Card:
-    """Reads the card and checks it against itself and the shards' sizes.
+    """Reads the card and checks it against itself and the sizes of its files.
 
     Raises:
-      SeamlineError: no card, one that was altered, or shards that are missing or of
-        another length.
+      SeamlineError: no card, one that was altered, or shards or indexes that are
+        missing or of another length.
     """
     card = read_card_alone(records_dir)
     there = storage.list_files(records_dir)
-    for shard in card.shards:
-        name = storage.join(records_dir, shard["name"])
-        info = there.get(shard["name"])
+    for what, name, checks in itertools.chain.from_iterable(map(files, card.shards)):
+        info = there.get(name)
+        if info is not None and info.size == checks["bytes"]:
+            continue
+        path = storage.join(records_dir, name)
         if info is None:
-            raise SeamlineError(f"{name}: this shard is missing; convert again")
-        if info.size != shard["bytes"]:
-            raise SeamlineError(
-                f"{name}: {info.size} bytes, but the card says {shard['bytes']}; "
-                "convert again"
-            )
+            raise SeamlineError(f"{path}: this {what} is missing; convert again")
+        raise SeamlineError(
+            f"{path}: {info.size} bytes, but the card says {checks['bytes']}; "
+            "convert again"
+        )
     return card
 
 
@@ -166,7 +184,7 @@ def parse(content: bytes, path: str) -> Card:
     try:
         fields = json.loads(content)
         version = fields.pop("format_version")
-        fingerprint = fields.pop("fingerprint")
+        fields.pop("fingerprint")
         card = Card(**fields) if version == FORMAT_VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SeamlineError(f"{path}: not a dataset card; convert again") from error
@@ -175,27 +193,20 @@ def parse(content: bytes, path: str) -> Card:
             f"{path}: format version {version}, but this release reads "
             f"{FORMAT_VERSION}; convert again into another folder"
         )
-    if card.fingerprint != fingerprint or card.to_text().encode() != content:
+    text = content.rpartition(_SEAL_BEGINS.encode())[0]
+    digest = hashlib.sha256(text).hexdigest()
+    if content[len(text) :] != _seal(digest).encode():
         raise SeamlineError(
             f"{path}: altered since it was written (fingerprint differs); convert again"
         )
-    if problem := _contradiction(card):
-        raise SeamlineError(f"{path}: {problem}; convert again")
-    return card
-
-
-def _contradiction(card: Card) -> str | None:
-    """What the card says of records that cannot all be true, if anything."""
+    vars(card)["fingerprint"] = digest  # known without writing all of it again
     for split, part in card.splits.items():
-        for row in part["shards"]:
-            lengths = row.get("lengths", [])
-            framed = sum(lengths) + FRAME_BYTES * len(lengths)
-            if (len(lengths), framed) != (row["examples"], row["bytes"]):
-                return f"the lengths of {row['name']} do not add up to its bytes"
-        listed = {len(part["ids"]), len(part.get("labels", [])), part["examples"]}
-        if listed != {sum(row["examples"] for row in part["shards"])}:
-            return f"'{split}' has other numbers of examples, ids and labels"
-    return None
+        if part["examples"] != sum(row["examples"] for row in part["shards"]):
+            raise SeamlineError(
+                f"{path}: '{split}' has another number of examples than its shards; "
+                "convert again"
+            )
+    return card
 
 
 def digest(path: str) -> dict[str, Any]:

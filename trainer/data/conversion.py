@@ -150,7 +150,7 @@ def check_place(records_dir: str) -> None:
         name
         for name in storage.list_files(records_dir)
         if not name.startswith(f"{parts.FOLDER}/")
-        and not records.SHARD_NAME.fullmatch(name)
+        and not records.FILE_NAME.fullmatch(name)
     ]
     if cards.CARD_NAME in others:
         raise parts.taken(records_dir)
@@ -233,7 +233,7 @@ def _objection(
         head = f"{len(lines)} bad pairs; mend them or leave them out with --skip_bad:"
         return "\n  ".join([head, *lines])
     for split, found in _by_split(plan, reports).items():
-        if not any(report.examples for report in found):
+        if not any(report.row["examples"] for report in found):
             return f"no usable pair is left for the split '{split}'"
     return None
 
@@ -251,10 +251,8 @@ def _card(
     of_split = _by_split(plan, reports)
     splits = {
         split: {
-            "examples": sum(report.examples for report in made),
-            "ids": [image_id for report in made for image_id in report.ids],
-            "labels": [label for report in made for label in report.labels],
-            "shards": [report.row() for report in made],
+            "examples": sum(report.row["examples"] for report in made),
+            "shards": [report.row for report in made],
         }
         for split, made in of_split.items()
     }

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,6 +43,10 @@ _DECODING = 10
 """Bytes a stored pixel while a record is decoded: image, a copy of it, mask, spare."""
 
 
+def _no_label_sets() -> np.ndarray:
+    raise ValueError("which classes these examples hold was not said")
+
+
 class Examples:
     """A split, by number.
 
@@ -51,6 +56,8 @@ class Examples:
       held: bytes of memory that they take all the time.
       working_memory: number B of examples -> bytes that `fetch` of so many takes,
         besides what it returns.
+      label_sets: called, gives bool `[N, classes]`: which classes occur in which masks
+        as they are stored. Reads the indexes of all shards.
     """
 
     def __init__(
@@ -61,12 +68,14 @@ class Examples:
         *,
         held: int = 0,
         working_memory: Callable[[int], int] = lambda count: 0,
+        label_sets: Callable[[], np.ndarray] = _no_label_sets,
     ) -> None:
         """Takes `fetch`: int64 `[B]` numbers -> `Arrays` of those B examples."""
         # Batches are made in parallel already.
         cv2.setNumThreads(1)
         self.ids, self.image_size = ids, image_size
         self.held, self.working_memory = held, working_memory
+        self.label_sets = label_sets
         self._fetch = fetch
         self._failures: dict[str, Exception] = {}
 
@@ -113,13 +122,16 @@ class Examples:
             raise
 
 
-def in_memory(ids: Sequence[str], images: np.ndarray, masks: np.ndarray) -> Examples:
-    """Examples that lie in two arrays, as `Arrays`."""
+def in_memory(
+    ids: Sequence[str], images: np.ndarray, masks: np.ndarray, **more: Any
+) -> Examples:
+    """Examples that lie in two arrays, as `Arrays`; `more`: see `Examples`."""
     return Examples(
         ids,
         images.shape[1],
         lambda numbers: (images[numbers], masks[numbers]),
         held=images.nbytes + masks.nbytes,
+        **more,
     )
 
 
@@ -142,10 +154,11 @@ def streamed(records_dir: str, card: Card, split: str, *, image_size: int) -> Ex
 
     decoding = _DECODING * _largest_photo(card)
     return Examples(
-        card.splits[split]["ids"],
+        reader.ids,
         image_size,
         fetch,
         working_memory=lambda count: reader.working_memory(count) + decoding,
+        label_sets=lambda: reader.indexes.label_sets(classes),
     )
 
 
@@ -253,4 +266,4 @@ def _load(examples: Examples, split: str, limits: Limits) -> Examples:
             pool.shutdown(cancel_futures=True)
             raise
     bar.close()
-    return in_memory(examples.ids, images, masks)
+    return in_memory(examples.ids, images, masks, label_sets=examples.label_sets)

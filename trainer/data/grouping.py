@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.card import Card, pack_labels
+from trainer.data.card import Card
 from trainer.data.examples import Arrays, Examples
+from trainer.data.index import Indexes
 from trainer.label_groups import LabelGroups
 
 
@@ -42,35 +43,46 @@ def group_examples(examples: Examples, groups: LabelGroups | None) -> Examples:
         fetch,
         held=examples.held,
         working_memory=lambda count: examples.working_memory(count) + count * pixels,
+        label_sets=lambda: _group_sets(examples.label_sets(), groups),
     )
 
 
-def group_card(card: Card, groups: LabelGroups | None) -> Card:
+def group_card(
+    card: Card, groups: LabelGroups | None, records_dir: str | None = None
+) -> Card:
     """What the card would say of records whose masks held labels of groups.
 
-    Names, pixels, images and the classes of each record are those of the groups.
-    `labels` stays: it tells of the source's masks.
+    Names, pixels and images are those of the groups. `labels` stays: it tells of the
+    source's masks.
+
+    Args:
+      card: of the records.
+      groups: of their classes.
+      records_dir: where the records are: the indexes of all shards are read to count
+        the images that hold each group; None: `classes` tells of pixels alone.
+
+    Raises:
+      SeamlineError: a damaged index.
     """
     if groups is None:
         return card
-    sets = {split: _group_sets(card.label_sets(split), groups) for split in card.splits}
-    return dataclasses.replace(
-        card,
-        label_names=groups.names,
-        splits={
-            split: {**part, "labels": [pack_labels(row) for row in sets[split]]}
-            for split, part in card.splits.items()
-        },
-        classes=[
-            {"name": name, **_counts(card, groups, label, sets)}
-            for label, name in enumerate(groups.names)
-        ],
-    )
+    rows: list[dict[str, Any]] = [{"name": name} for name in groups.names]
+    for split in card.splits:
+        for label, row in enumerate(rows):
+            row[split] = {"pixels": _pixels(card, groups, label, split)}
+        if records_dir:
+            images = _images(records_dir, card, split, groups)
+            for row, count in zip(rows, images.tolist(), strict=True):
+                row[split]["images"] = count
+    return dataclasses.replace(card, label_names=groups.names, classes=rows)
 
 
-def group_contents(card: Card, groups: LabelGroups | None) -> dict[str, Any]:
+def group_contents(
+    records_dir: str, card: Card, groups: LabelGroups | None
+) -> dict[str, Any]:
     """Contents of `group_card`, under the fingerprint of the records' own card."""
-    return {**group_card(card, groups).to_dict(), "fingerprint": card.fingerprint}
+    seen = group_card(card, groups, records_dir)
+    return {**seen.to_dict(), "fingerprint": card.fingerprint}
 
 
 def _group_sets(sets: np.ndarray, groups: LabelGroups) -> np.ndarray:
@@ -82,16 +94,22 @@ def _group_sets(sets: np.ndarray, groups: LabelGroups) -> np.ndarray:
     )
 
 
-def _counts(
-    card: Card, groups: LabelGroups, label: int, sets: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """Images and pixels of a group in each split."""
+def _pixels(card: Card, groups: LabelGroups, label: int, split: str) -> int:
+    """Pixels of a group in a split."""
     own = groups.table[: len(card.classes)] == label
-    rows = [row for row, is_member in zip(card.classes, own, strict=True) if is_member]
-    return {
-        split: {
-            "images": int(sets[split][:, label].sum()),
-            "pixels": sum(row[split]["pixels"] for row in rows),
-        }
-        for split in card.splits
-    }
+    return sum(
+        row[split]["pixels"]
+        for row, is_member in zip(card.classes, own, strict=True)
+        if is_member
+    )
+
+
+def _images(
+    records_dir: str, card: Card, split: str, groups: LabelGroups
+) -> np.ndarray:
+    """Examples of a split that hold each group: int64 `[G]`."""
+    parts = Indexes(records_dir, card.splits[split]["shards"]).label_parts(
+        len(card.label_names)
+    )
+    none = np.zeros(len(groups.names), np.int64)
+    return sum((_group_sets(part, groups).sum(axis=0) for part in parts), none)

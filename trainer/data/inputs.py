@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import augment
-from trainer.data.card import Card
 from trainer.data.examples import Examples
 from trainer.data.order import Order, repeat_factors
 from trainer.labels import IGNORE_LABEL
@@ -108,7 +107,6 @@ class Stream:
 
 def build_stream(
     examples: Examples,
-    card: Card,
     *,
     policy: str,
     repeat_threshold: float,
@@ -120,18 +118,17 @@ def build_stream(
 
     Args:
       examples: the split `train`.
-      card: of the dataset.
       policy: see `augment.find`.
       repeat_threshold: see `repeat_factors`; 0: all examples alike.
       batch_size, limits: see `Stream`.
       seed: of order and augmentation.
 
     Raises:
-      SeamlineError: no such policy.
+      SeamlineError: no such policy; or, with a threshold, a damaged index.
     """
     found, repeats = augment.find(policy), None
     if repeat_threshold:
-        repeats = repeat_factors(card.label_sets("train"), repeat_threshold)
+        repeats = repeat_factors(examples.label_sets(), repeat_threshold)
         log.info(
             "Rare classes: %d of %d examples come more often, up to %.1f times",
             (repeats > 1).sum(),

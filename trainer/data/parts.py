@@ -1,13 +1,14 @@
 """The shards of a conversion under way, and the step that makes them a dataset.
 
 While a conversion runs, all it wrote lies in `.parts/<digest of the plan>/` of the
-records directory: finished shards and, beside each, a report of what it holds. The same
-on disks and in buckets, for one host or many; nothing needs a lock:
+records directory: finished shards and, beside each, its index and a report of what it
+holds. The same on disks and in buckets, for one host or many; nothing needs a lock:
 
-1. A shard and then its report appear whole, under names that only this plan uses.
+1. A shard, its index and then its report appear whole, under names that only this plan
+   uses.
 2. `.parts/seal.json`, which holds the card, is created; where one exists that fails, so
    of several conversions exactly one is decided to be the dataset.
-3. Shards move to their final names, then `card.json` is created.
+3. Shards and indexes move to their final names, then `card.json` is created.
 4. `.parts` is removed.
 
 Killed after step 2, whoever comes next finishes steps 3 and 4. So a valid card never
@@ -42,41 +43,21 @@ class Report:
     """What a finished shard holds.
 
     Attributes:
-      name, examples, length, sha256, crc32c: the shard's row in the card.
-      ids: of its examples, in order.
-      lengths, labels: of its examples, in order, as the card has them.
+      row: of the shard in the card.
       images, pixels: per class: examples that hold it, pixels as stored.
       sizes: `"HxW"` of the photos -> how many.
       rejected: pairs left out: `file` and `problem`.
     """
 
-    name: str
-    examples: int
-    length: int
-    sha256: str
-    crc32c: str
-    ids: list[str]
-    lengths: list[int]
-    labels: list[str]
+    row: dict[str, Any]
     images: list[int]
     pixels: list[int]
     sizes: dict[str, int]
     rejected: list[dict[str, str]]
 
-    def row(self) -> dict[str, Any]:
-        """The shard's row in the card."""
-        return {
-            "name": self.name,
-            "examples": self.examples,
-            "bytes": self.length,
-            "sha256": self.sha256,
-            "crc32c": self.crc32c,
-            "lengths": self.lengths,
-        }
-
     def to_bytes(self) -> bytes:
-        """JSON and a checksum over it."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """JSON and a checksum over it; in order, since the row goes into the card."""
+        text = json.dumps(dataclasses.asdict(self))
         check = hashlib.sha256(text.encode()).hexdigest()
         return json.dumps({"report": text, "sha256": check}).encode()
 
@@ -104,9 +85,10 @@ class Parts:
         """Where a finished shard lies until the seal."""
         return storage.join(self.folder, shard.name)
 
-    def put(self, shard: Shard, local_file: str, report: Report) -> None:
-        """Takes a finished local file in: first the shard, then its report."""
-        storage.upload(local_file, self.path(shard))
+    def put(self, shard: Shard, local_files: tuple[str, str], report: Report) -> None:
+        """Takes finished local files in: shard and index, and then their report."""
+        storage.upload(local_files[0], self.path(shard))
+        storage.upload(local_files[1], self._index_path(shard))
         storage.create(self._report_path(shard), report.to_bytes())
 
     def begun(self) -> set[str]:
@@ -125,9 +107,10 @@ class Parts:
         if storage.info(path) is None:
             return None
         report = _read_report(storage.read_bytes(path))
-        if report is None or len(report.ids) + len(report.rejected) != len(shard.ids):
+        if report is None or report.row["name"] != shard.name:
             return None
-        return report if set(report.ids) <= set(shard.ids) else None
+        counted = report.row["examples"] + len(report.rejected)
+        return report if counted == len(shard.ids) else None
 
     def verified(self, shard: Shard, classes: int) -> Report | None:
         """The report of a shard that is done, every byte and record of it re-read.
@@ -139,28 +122,25 @@ class Parts:
             self.discard(shard)
             return None
         try:
-            count = check_shard(
-                *(self.path(shard), report.row(), report.ids, report.labels),
-                classes=classes,
-            )
+            count = check_shard(self.folder, report.row, classes=classes)
         except Unavailable:
             raise
         except SeamlineError as problem:
             log.info("Made again, since it is not sound: %s", problem)
             self.discard(shard)
             return None
-        if [count.images.tolist(), count.pixels.tolist()] != [
-            report.images,
-            report.pixels,
-        ]:
+        counted = [count.images.tolist(), count.pixels.tolist()]
+        others = set(count.index.ids) - set(shard.ids)
+        if others or counted != [report.images, report.pixels]:
             log.info("Made again, since its labels differ: %s", self.path(shard))
             self.discard(shard)
             return None
         return report
 
     def discard(self, shard: Shard) -> None:
-        """Removes a shard and its report; missing ones are fine."""
+        """Removes a shard, its index and its report; missing ones are fine."""
         storage.remove_file(self._report_path(shard))
+        storage.remove_file(self._index_path(shard))
         storage.remove_file(self.path(shard))
 
     def refuse_if_overtaken(self) -> None:
@@ -177,6 +157,9 @@ class Parts:
         """Removes all parts of this plan, and folders that are empty then."""
         storage.remove_folder(self.folder)
         storage.remove_empty_folders([storage.join(self._records_dir, FOLDER)])
+
+    def _index_path(self, shard: Shard) -> str:
+        return storage.join(self.folder, cards.index_name(shard.name))
 
     def _report_path(self, shard: Shard) -> str:
         return f"{self.path(shard)}.json"
@@ -257,14 +240,17 @@ def _card_there(records_dir: str) -> bool:
 
 
 def _move(records_dir: str, card: Card, folder: str) -> None:
-    rows = {row["name"]: row for row in card.shards}
+    there = {
+        name: checks for row in card.shards for _, name, checks in cards.files(row)
+    }
     for name in storage.list_files(records_dir):
         # Of a dataset whose card was deleted by hand.
-        if name not in rows and records.SHARD_NAME.fullmatch(name):
+        if name not in there and records.FILE_NAME.fullmatch(name):
             storage.remove_file(storage.join(records_dir, name))
-    for name, row in rows.items():
+    for name, checks in there.items():
         target = storage.join(records_dir, name)
         storage.move(storage.join(records_dir, FOLDER, folder, name), target)
-        info = storage.info(target)
-        if info is None or (info.size, info.crc32c) != (row["bytes"], row["crc32c"]):
+        found = storage.info(target)
+        wanted = (checks["bytes"], checks["crc32c"])
+        if found is None or (found.size, found.crc32c) != wanted:
             raise _Changed(target)

@@ -1,7 +1,7 @@
 """Random access to records: any of a split, in any order, each one proven to be sound.
 
-Where a record lies follows from the lengths in the card, so nothing is scanned, and of
-a bucket only the bytes asked for are fetched.
+Where a record lies follows from the index of its shard, so nothing is scanned, and of a
+bucket only the bytes asked for are fetched.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from trainer import storage
 from trainer.data import records
 from trainer.data.card import CARD_NAME, FRAME_BYTES, Card
+from trainer.data.index import Ids, Indexes
 from trainer.data.records import Record
 from trainer.errors import SeamlineError
 
@@ -51,6 +52,10 @@ class Reader:
     """Random access to the records of a split, local or gs://, by position in the card.
 
     May be used by many threads at once; they share the connections to a bucket.
+
+    Attributes:
+      ids: names of the examples, read when asked for.
+      indexes: of the shards.
     """
 
     def __init__(self, records_dir: str, card: Card, split: str) -> None:
@@ -59,48 +64,43 @@ class Reader:
         Raises:
           SeamlineError: the card has no examples of this split.
         """
-        part = card.splits.get(split, {"ids": [], "shards": []})
-        rows = part["shards"]
-        self._ids: list[str] = part["ids"]
-        if not self._ids or not rows:
+        self._rows = card.splits.get(split, {"shards": []})["shards"]
+        self.indexes = Indexes(records_dir, self._rows)
+        self.ids = Ids(self.indexes)
+        if not len(self):
             raise SeamlineError(
                 f"{storage.join(records_dir, CARD_NAME)}: no examples of '{split}'; "
                 "convert again"
             )
-        self._paths = [storage.join(records_dir, row["name"]) for row in rows]
-        lengths = [np.asarray(row["lengths"], np.int64) for row in rows]
-        # Position in the split of the first record of each shard.
-        self._firsts = np.cumsum([0, *map(len, lengths)])[:-1]
-        self._lengths = np.concatenate(lengths)
-        self._offsets = np.concatenate(
-            [np.cumsum(part + FRAME_BYTES) - (part + FRAME_BYTES) for part in lengths]
-        )
+        self._folder = records_dir
+        self._longest = max(row["longest"] for row in self._rows)
         # Starts its threads when they are needed: never for local records.
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "records")
         self._remote = storage.is_remote(records_dir)
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self.indexes)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> list[Record]:
         """Reads records; neighbours among them as one range.
 
         Args:
-          indices: positions in `ids` of the card, 0 .. len - 1; any order, repeats too.
+          indices: positions in `ids`, 0 .. len - 1; any order, repeats too.
 
         Returns:
           The records, in the order asked for.
 
         Raises:
           IndexError: a position outside the split.
-          SeamlineError: a shard is missing, or a record is not what the card says or
-            fails a checksum; names the shard and the record.
+          SeamlineError: a shard or its index is missing, or a record is not what they
+            say or fails a checksum; names the shard and the record.
           Unavailable: a bucket does not answer.
         """
         asked = np.asarray(indices, np.int64)
+        if not asked.size:
+            return []
         wanted = np.unique(asked)
-        if wanted.size and not 0 <= wanted[0] <= wanted[-1] < len(self):
-            raise IndexError(f"positions {wanted[0]}..{wanted[-1]} of {len(self)}")
+        self._check(wanted[0], wanted[-1])
         ranges = self._ranges(wanted)
         read = (self._pool.map if self._remote else map)(self._read, ranges)
         found = [record for part in read for record in part]
@@ -114,10 +114,13 @@ class Reader:
           As `read`, when it comes to the record.
         """
         asked = np.asarray(indices, np.int64)
+        if not asked.size:
+            return
+        self._check(asked.min(), asked.max())
+        lengths = self.indexes.locate(asked)[2]
         group: list[int] = []
         size = 0
-        for position in asked.tolist():
-            length = int(self._lengths[position])
+        for position, length in zip(asked.tolist(), lengths.tolist(), strict=True):
             if group and size + length > _GROUP_BYTES:
                 yield from self.read(group)
                 group, size = [], 0
@@ -127,22 +130,28 @@ class Reader:
 
     def working_memory(self, count: int) -> int:
         """Bytes that `stream` takes at most for `count` records."""
-        largest = int(self._lengths.max(initial=0))
+        largest = self._longest
         return _COPIES * max(largest, min(_GROUP_BYTES, count * largest))
 
     def damaged(self, position: int, what: str) -> SeamlineError:
         """What to raise for a record that is not sound: its shard, number and id."""
-        shard = int(np.searchsorted(self._firsts, position, side="right")) - 1
+        shard, number = self.indexes.find(position)
         return SeamlineError(
-            f"{self._paths[shard]}: damaged at record {position - self._firsts[shard]} "
-            f"('{self._ids[position]}'): {what}; convert again"
+            f"{self._path(shard)}: damaged at record {number} "
+            f"('{self.ids[position]}'): {what}; convert again"
         )
+
+    def _check(self, first: int, last: int) -> None:
+        if not 0 <= first <= last < len(self):
+            raise IndexError(f"positions {first}..{last} of {len(self)}")
+
+    def _path(self, shard: int) -> str:
+        return storage.join(self._folder, self._rows[shard]["name"])
 
     def _ranges(self, wanted: np.ndarray) -> list[_Range]:
         """What to read for these positions, which are sorted and differ."""
-        shards = np.searchsorted(self._firsts, wanted, side="right") - 1
-        offsets = self._offsets[wanted]
-        ends = offsets + self._lengths[wanted] + FRAME_BYTES
+        shards, offsets, lengths = self.indexes.locate(wanted)
+        ends = offsets + lengths + FRAME_BYTES
         ranges: list[_Range] = []
         for position, shard, offset, end in zip(
             *(x.tolist() for x in (wanted, shards, offsets, ends)), strict=True
@@ -161,18 +170,20 @@ class Reader:
     def _read(self, span: _Range) -> list[Record]:
         content = self._fetch(span)
         found, place = [], 0
-        lengths = self._lengths[span.start : span.stop].tolist()
-        for position, length in enumerate(lengths, span.start):
-            image_id = self._ids[position]
+        there = self.indexes.places(span.shard)
+        first = int(self.indexes.starts[span.shard])
+        for position in range(span.start, span.stop):
+            number = position - first
+            length = int(there.lengths[number])
             try:
-                found.append(_record(content, place, length, image_id))
+                found.append(_record(content, place, length, there.ids[number]))
             except ValueError as error:
                 raise self.damaged(position, str(error)) from error
             place += length + FRAME_BYTES
         return found
 
     def _fetch(self, span: _Range) -> bytes:
-        path = self._paths[span.shard]
+        path = self._path(span.shard)
         try:
             return storage.read_range(path, span.offset, span.end - span.offset)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -199,7 +210,7 @@ def _record(content: bytes, place: int, length: int, image_id: str) -> Record:
         raise ValueError("the shard ends within it")
     found, check = _HEAD.unpack_from(content, place)
     if found != length:
-        raise ValueError(f"{found} bytes, but the card says {length}")
+        raise ValueError(f"{found} bytes, but its index says {length}")
     if check != _masked_crc32c(content[place : place + 8]):
         raise ValueError("the checksum of its length differs")
     payload = content[start : start + length]

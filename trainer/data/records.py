@@ -29,7 +29,8 @@ from trainer.data.images import decode_mask
 from trainer.errors import SeamlineError
 from trainer.storage import tf_files
 
-SHARD_NAME = re.compile(r"(train|val)-\d{5}-of-\d{5}\.tfrecord")
+FILE_NAME = re.compile(r"(train|val)-\d{5,}-of-\d{5,}\.(tfrecord|index\.json)")
+"""Shards and their indexes."""
 
 
 def serialize(encoded: Encoded) -> bytes:

@@ -67,9 +67,9 @@ def make_shards(
         for shard in todo:
             done.refuse_if_overtaken()
             chunks = itertools.islice(results, len(parts[shard.name]))
-            path, report = _write_shard(source, shard, chunks, scratch, bar)
+            files, report = _write_shard(source, shard, chunks, scratch, bar)
             made[shard.name] = report
-            uploads.append(uploader.submit(done.put, shard, path, report))
+            uploads.append(uploader.submit(done.put, shard, files, report))
             if len(uploads) >= _UPLOADS:
                 uploads.popleft().result()
         for upload in uploads:
@@ -113,8 +113,8 @@ def _write_shard(
     chunks: Iterator[list[Encoded | BadSample]],
     scratch: str,
     bar: progress.Bar,
-) -> tuple[str, Report]:
-    """Writes one shard to a local file of its own; that and what it holds."""
+) -> tuple[tuple[str, str], Report]:
+    """Writes one shard and its index to local files; those and what they hold."""
     count = Count.of_nothing(len(source.labels.names))
     sizes: collections.Counter[str] = collections.Counter()
     rejected: list[dict[str, str]] = []
@@ -133,25 +133,27 @@ def _write_shard(
 
     # A name of its own: two conversions of the same plan may be under way at once.
     path = os.path.join(scratch, f"{shard.name}.{secrets.token_hex(6)}.partial")
+    index_path = f"{path}.index"
     try:
         records.write_shard(path, examples())
+        storage.write_bytes(index_path, count.index.to_bytes())
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+        for name in (path, index_path):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(name)
         raise
-    checks = cards.digest(path)
+    row = {
+        "name": shard.name,
+        "examples": len(count.index.ids),
+        "longest": max(count.index.lengths, default=0),
+        **cards.digest(path),
+        "index": cards.digest(index_path),
+    }
     report = Report(
-        name=shard.name,
-        examples=len(count.ids),
-        ids=count.ids,
-        lengths=count.lengths,
-        labels=count.labels,
+        row=row,
         images=count.images.tolist(),
         pixels=count.pixels.tolist(),
         sizes=dict(sorted(sizes.items())),
         rejected=rejected,
-        length=checks["bytes"],
-        sha256=checks["sha256"],
-        crc32c=checks["crc32c"],
     )
-    return path, report
+    return (path, index_path), report

@@ -18,7 +18,7 @@ _PARALLEL = 8
 
 
 def stage(records_dir: str, card: Card, stage_dir: str) -> str:
-    """Brings the shards of a dataset to a local folder; what is there is used again.
+    """Brings shards and indexes to a local folder; what is there is used again.
 
     Args:
       records_dir: where the dataset is, local or remote.
@@ -29,16 +29,19 @@ def stage(records_dir: str, card: Card, stage_dir: str) -> str:
       The folder of the local copy.
 
     Raises:
-      SeamlineError: a shard that does not have the card's checksum after the transfer,
+      SeamlineError: a file that does not have the card's checksum after the transfer,
         or a remote `stage_dir`.
     """
     check_place(stage_dir)
     folder = folder_of(stage_dir, card)
     storage.make_folder(folder)
-    missing = [row for row in card.shards if not _sound(folder, row)]
-    bar = progress.Bar("staging", total=len(missing), unit="shards")
+    every = [
+        (name, checks) for row in card.shards for _, name, checks in cards.files(row)
+    ]
+    missing = [one for one in every if not _sound(folder, *one)]
+    bar = progress.Bar("staging", total=len(missing), unit="files")
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
-        jobs = [pool.submit(_fetch, records_dir, folder, row) for row in missing]
+        jobs = [pool.submit(_fetch, records_dir, folder, *one) for one in missing]
         for job in concurrent.futures.as_completed(jobs):
             job.result()
             bar.update(1)
@@ -46,10 +49,10 @@ def stage(records_dir: str, card: Card, stage_dir: str) -> str:
     content = card.to_text().encode()
     storage.write_bytes(os.path.join(folder, cards.CARD_NAME), content)
     log.info(
-        "Staged: %s: %d shards fetched, %d were there",
+        "Staged: %s: %d files fetched, %d were there",
         folder,
         len(missing),
-        len(card.shards) - len(missing),
+        len(every) - len(missing),
     )
     return folder
 
@@ -71,16 +74,16 @@ def folder_of(stage_dir: str, card: Card) -> str:
     return os.path.join(stage_dir, card.fingerprint[:16])
 
 
-def _sound(folder: str, row: dict[str, Any]) -> bool:
-    path = os.path.join(folder, row["name"])
-    return os.path.isfile(path) and cards.digest(path)["sha256"] == row["sha256"]
+def _sound(folder: str, name: str, checks: dict[str, Any]) -> bool:
+    path = os.path.join(folder, name)
+    return os.path.isfile(path) and cards.digest(path)["sha256"] == checks["sha256"]
 
 
-def _fetch(records_dir: str, folder: str, row: dict[str, Any]) -> None:
-    remote = storage.join(records_dir, row["name"])
-    storage.download(remote, os.path.join(folder, row["name"]))
-    if not _sound(folder, row):
-        os.remove(os.path.join(folder, row["name"]))
+def _fetch(records_dir: str, folder: str, name: str, checks: dict[str, Any]) -> None:
+    remote = storage.join(records_dir, name)
+    storage.download(remote, os.path.join(folder, name))
+    if not _sound(folder, name, checks):
+        os.remove(os.path.join(folder, name))
         raise SeamlineError(
             f"{remote}: contents differ from the card's checksum; convert again"
         )

@@ -16,7 +16,9 @@ import tensorflow as tf
 from trainer import machine, progress, storage
 from trainer.data import card as cards
 from trainer.data import encoding, images, records
+from trainer.data import index as indexes
 from trainer.data.card import Card
+from trainer.data.index import Index
 from trainer.errors import SeamlineError, Unavailable
 
 
@@ -25,92 +27,67 @@ class Count:
     """What records hold.
 
     Attributes:
-      ids: of the examples, in order.
+      index: of the examples, in order.
       images: int64 `[classes]`, examples that hold each class.
       pixels: int64 `[classes]`, pixels of each class as stored.
-      lengths: of the examples as serialized, in bytes.
-      labels: classes of each example, as the card writes them.
     """
 
-    ids: list[str]
+    index: Index
     images: np.ndarray
     pixels: np.ndarray
-    lengths: list[int]
-    labels: list[str]
 
     @classmethod
     def of_nothing(cls, classes: int) -> Count:
         """No examples yet."""
         zeros = np.zeros(classes, np.int64)
-        return cls([], zeros, zeros.copy(), [], [])
+        return cls(Index(), zeros, zeros.copy())
 
     def add(self, image_id: str, pixels: np.ndarray, length: int) -> None:
         """Counts one example: int64 `[classes]` of pixels, bytes as serialized."""
-        self.ids.append(image_id)
         self.images += pixels > 0
         self.pixels += pixels
-        self.lengths.append(length)
-        self.labels.append(cards.pack_labels(pixels))
+        self.index.ids.append(image_id)
+        self.index.labels.append(indexes.pack_labels(pixels))
+        self.index.lengths.append(length)
 
 
 def verify(records_dir: str) -> Card:
     """Re-reads a whole dataset.
 
     Raises:
-      SeamlineError: names the card, or every shard that is not what it should be.
+      SeamlineError: names the card, or every file that is not what it should be.
     """
     card = cards.read_card_alone(records_dir)
-    jobs = [job for split in card.splits for job in _jobs(card, split)]
+    jobs = [
+        (split, row) for split, part in card.splits.items() for row in part["shards"]
+    ]
     counts: dict[str, Count] = {
         split: Count.of_nothing(len(card.label_names)) for split in card.splits
     }
     problems = []
     bar = progress.Bar("verifying", total=len(jobs), unit="shards")
 
-    def check(job: _Job) -> Count | SeamlineError:
-        path = storage.join(records_dir, job.row["name"])
+    def check(job: tuple[str, dict[str, Any]]) -> Count | SeamlineError:
         try:
-            return check_shard(
-                path, job.row, job.ids, job.labels, classes=len(card.label_names)
-            )
+            return check_shard(records_dir, job[1], classes=len(card.label_names))
         except Unavailable:
             raise
         except SeamlineError as problem:
             return problem
 
     with concurrent.futures.ThreadPoolExecutor(machine.cpu_limit()) as pool:
-        for job, count in zip(jobs, pool.map(check, jobs), strict=True):
+        for (split, _), count in zip(jobs, pool.map(check, jobs), strict=True):
             bar.update(1)
             if isinstance(count, SeamlineError):
                 problems.append(str(count))
                 continue
-            counts[job.split].images += count.images
-            counts[job.split].pixels += count.pixels
+            counts[split].images += count.images
+            counts[split].pixels += count.pixels
     bar.close()
     if problems:
         raise SeamlineError("\n  ".join(problems))
     _compare_totals(records_dir, card, counts)
     return card
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """A shard's row in the card, and the ids and labels that it must hold."""
-
-    split: str
-    row: dict[str, Any]
-    ids: list[str]
-    labels: list[str]
-
-
-def _jobs(card: Card, split: str) -> list[_Job]:
-    part = card.splits[split]
-    jobs, start = [], 0
-    for row in part["shards"]:
-        own = slice(start, start + row["examples"])
-        jobs.append(_Job(split, row, part["ids"][own], part["labels"][own]))
-        start = own.stop
-    return jobs
 
 
 def _compare_totals(records_dir: str, card: Card, counts: dict[str, Count]) -> None:
@@ -123,32 +100,29 @@ def _compare_totals(records_dir: str, card: Card, counts: dict[str, Count]) -> N
                 )
 
 
-def check_shard(
-    path: str, row: dict[str, Any], ids: list[str], labels: list[str], *, classes: int
-) -> Count:
-    """Re-reads a shard: its bytes, every record, every image and label.
+def check_shard(folder: str, row: dict[str, Any], *, classes: int) -> Count:
+    """Re-reads a shard and its index: all bytes, every record, every image and label.
 
     Args:
-      path: of the shard, local or remote.
-      row: `bytes`, `sha256`, `examples` and `lengths` as they should be.
-      ids, labels: of its examples, in order, as they should be.
+      folder: where they are, local or remote.
+      row: of the shard in the card, as it should be.
       classes: how many there are.
 
     Returns:
       What it holds.
 
     Raises:
-      SeamlineError: names the shard and what is wrong.
+      SeamlineError: names the shard or its index, and what is wrong.
     """
+    path, index = storage.join(folder, row["name"]), indexes.read_index(folder, row)
     try:
         count = _count_shard(path, row, classes)
     except (FileNotFoundError, tf.errors.NotFoundError) as error:
         raise SeamlineError(f"{path}: this shard is missing; convert again") from error
     for what, found, listed in (
-        ("examples", count.ids, ids),
-        ("examples", len(ids), row["examples"]),
-        ("lengths", count.lengths, row["lengths"]),
-        ("labels", count.labels, labels),
+        ("examples", count.index.ids, index.ids),
+        ("lengths", count.index.lengths, index.lengths),
+        ("labels", count.index.labels, index.labels),
     ):
         if found != listed:
             raise SeamlineError(

@@ -78,9 +78,14 @@ def build_optimizer(
     return optimizer
 
 
+def needs_image_counts(recipe: Recipe) -> bool:
+    """Whether class weights follow from images that hold a class, not from pixels."""
+    return recipe.class_weights == "effective"
+
+
 def build_loss(recipe: Recipe, card: Card) -> losses.Sum:
     """The recipe's loss, with class weights from the training examples of the card."""
-    if recipe.class_weights == "effective":
+    if needs_image_counts(recipe):
         images = card.image_counts("train")
         weights = class_weights.effective_number(images, recipe.class_weight_beta)
     else:

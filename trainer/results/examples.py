@@ -45,7 +45,7 @@ class Part:
 
     split: str
     shard: dict
-    ids: list[str]
+    count: int
 
 
 def plan_parts(card: Card, most: int = MOST_LOOKED_AT) -> list[Part]:
@@ -54,20 +54,16 @@ def plan_parts(card: Card, most: int = MOST_LOOKED_AT) -> list[Part]:
     share = min(1.0, most / max(examples, 1))
     parts = []
     for split in SPLITS:
-        start = 0
         for shard in card.splits[split]["shards"]:
             count = math.ceil(shard["examples"] * share)
-            ids = card.splits[split]["ids"][start : start + count]
-            parts.append(Part(split, shard, ids))
-            start += shard["examples"]
+            parts.append(Part(split, shard, count))
     return parts
 
 
-def pick_random(parts: list[Part], count: int, seed: int = 0) -> list[str]:
-    """Ids of up to `count` different examples, in the order of the records."""
-    ids = [image_id for part in parts for image_id in part.ids]
-    chosen = np.random.RandomState(seed).permutation(len(ids))[:count]
-    return [ids[index] for index in sorted(chosen)]
+def pick_random(parts: list[Part], count: int, seed: int = 0) -> list[int]:
+    """Up to `count` different examples, as numbers in all parts together; rising."""
+    every = sum(part.count for part in parts)
+    return sorted(np.random.RandomState(seed).permutation(every)[:count].tolist())
 
 
 def rarest(card: Card, most: int) -> list[int]:
@@ -94,31 +90,32 @@ def find_examples(
     records_dir: str,
     card: Card,
     parts: list[Part],
-    ids: Iterable[str],
+    numbers: Iterable[int],
     labels: list[int],
 ) -> tuple[list[Example], list[Example]]:
-    """Reads the examples with these ids, and one for each of these labels.
+    """Reads the examples with these numbers, and one for each of these labels.
 
     Records are read until all are found. Of the masks looked at until then, the one
     with the most pixels of a label stands for it.
 
     Returns:
-      (with these ids, for these labels); labels that were not found are left out.
+      (with these numbers, for these labels); labels that were not found are left out.
     """
-    wanted, chosen = set(ids), []
+    wanted, chosen, start = set(numbers), [], 0
     best: dict[int, tuple[int, Example]] = {}
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for part in parts:
             # Classes that occur elsewhere only need no look at the masks of this split.
             here = [x for x in labels if card.classes[x][part.split]["pixels"]]
             missing = {x for x in here if x not in best}
-            ahead = wanted & set(part.ids)
+            ahead = {x - start for x in wanted if start <= x < start + part.count}
+            start += part.count
             if not missing and not ahead:
                 continue
             rows = _counted(_read(records_dir, card, part), pool, missing)
             for place, (record, counts) in enumerate(rows):
-                if record.image_id in ahead:
-                    ahead.remove(record.image_id)
+                if place in ahead:
+                    ahead.remove(place)
                     chosen.append(Example(record, part.split))
                 for label in here if counts else ():
                     if counts[label] > (best[label][0] if label in best else 0):
@@ -134,7 +131,7 @@ def _read(records_dir: str, card: Card, part: Part) -> Iterator[Record]:
     """The records of one part."""
     only = {part.split: {**card.splits[part.split], "shards": [part.shard]}}
     rows = records.read(records_dir, dataclasses.replace(card, splits=only), part.split)
-    return itertools.islice(rows, len(part.ids))
+    return itertools.islice(rows, part.count)
 
 
 def _counted(

@@ -78,7 +78,7 @@ class Collection:
       examples: how many validation examples there were to choose from.
       val: up to 256 of them.
       train: a few that were trained on.
-      card: the dataset card without ids and shards.
+      card: the dataset card without shards.
     """
 
     label_names: list[str]
@@ -184,15 +184,12 @@ def _shrink(photo: bytes) -> bytes:
 
 
 def shorten_card(card: dict[str, Any]) -> dict[str, Any]:
-    """The card without what grows with the dataset: ids, label sets and shards."""
+    """The card without what grows with the dataset: its shards."""
     splits = {
-        name: {key: x for key, x in split.items() if key not in _LONG}
+        name: {key: x for key, x in split.items() if key != "shards"}
         for name, split in card.get("splits", {}).items()
     }
     return {**card, "splits": splits} if splits else card
-
-
-_LONG = ("ids", "labels", "shards")
 
 
 def write(run_dir: str, collection: Collection) -> None:

@@ -226,7 +226,7 @@ def _draw_heading(page: Axes, y: float, title: str, notes: list[str]) -> None:
 def notes(card: Card, parts: list[Part], missed: list[int]) -> tuple[str, list[str]]:
     """What is said below both headings: (random, rare)."""
     every = sum(part["examples"] for part in card.splits.values())
-    seen = sum(len(part.ids) for part in parts)
+    seen = sum(part.count for part in parts)
     whole = seen == every
     among = f"all {every:,}" if whole else f"{seen:,} of {every:,}, from every shard"
     drawn = f"Photo and overlay, drawn by lot from {among}."
@@ -283,9 +283,9 @@ def draw_sheets(records_dir: str, card: Card) -> None:
       SeamlineError: a shard is damaged.
     """
     parts = examples.plan_parts(card)
-    ids = examples.pick_random(parts, _MOST_RANDOM)
+    numbers = examples.pick_random(parts, _MOST_RANDOM)
     labels = examples.rarest(card, _MOST_RARE)
-    chosen, rare = examples.find_examples(records_dir, card, parts, ids, labels)
+    chosen, rare = examples.find_examples(records_dir, card, parts, numbers, labels)
     found = {example.label for example in rare}
     below = notes(card, parts, [label for label in labels if label not in found])
     contents = (overlay_sheet(card, chosen, rare, below), class_chart(card))

@@ -9,7 +9,6 @@ commands without TensorFlow stay quick. TensorFlow reads and writes some files i
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import socket
@@ -17,14 +16,13 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from trainer.errors import SeamlineError
 from trainer.storage import bucket_client, buckets, disk, tf_files
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(NamedTuple):
     """What is known of a file without reading a bucket's content.
 
     Attributes:

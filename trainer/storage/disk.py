@@ -31,23 +31,25 @@ def _walk(folder: str, prefix: str, above: list[str]) -> Iterator[tuple[str, int
     if real in above:
         return
     try:
-        entries = list(os.scandir(folder))
+        entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise SeamlineError(
             f"{folder}: cannot be read ({error.strerror}); mend its permissions"
         ) from error
-    for entry in entries:
-        name = prefix + entry.name
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{name}/", [*above, real])
-        elif entry.is_symlink() and not entry.is_file():
-            yield name, 0  # whoever reads it finds what is wrong
-        elif entry.is_file():
-            # Another process may remove a file between the two calls.
-            with contextlib.suppress(FileNotFoundError):
-                yield name, entry.stat().st_size
+    # One after the other: all of 10^5 at once, with what they remember, take 100 MB.
+    with entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{name}/", [*above, real])
+            elif entry.is_file():
+                # Another process may remove a file between the two calls.
+                with contextlib.suppress(FileNotFoundError):
+                    yield name, entry.stat().st_size
+            elif entry.is_symlink():
+                yield name, 0  # whoever reads it finds what is wrong
 
 
 def crc32c(path: str) -> str:
