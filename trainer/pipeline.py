@@ -114,12 +114,10 @@ def run(
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
         stream, val = open_input(recipe, *place, seed, input_limits, merged)
-        counted = place[0] if options.needs_image_counts(recipe) else None
-        seen = grouping.group_card(card, merged, counted)
+        seen = _see(recipe, *place, merged)
         spec = build_spec(recipe, seen.label_names, precision)
-        job = build_job(
-            run_dir, spec, recipe, seen, seed, devices, stream, val, compiled
-        )
+        parts = (devices, stream, val, compiled)
+        job = build_job(run_dir, spec, recipe, seen, seed, *parts)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, notices, merged)
         _train(job, spec, config, patience=recipe.patience, **calls, **training)
@@ -127,6 +125,14 @@ def run(
             _conclude(job, spec, recipe, place, notices, merged, score_size)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
+
+
+def _see(
+    recipe: Recipe, records_dir: str, card: Card, merged: LabelGroups | None
+) -> Card:
+    """The card with the classes that the model knows."""
+    counted = records_dir if options.needs_image_counts(recipe) else None
+    return grouping.group_card(card, merged, counted)
 
 
 def _open_data(
