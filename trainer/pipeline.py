@@ -20,11 +20,9 @@ from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
 from trainer.engine import (
     announcing,
-    compilation,
     evaluation,
     loop,
     options,
-    precisions,
     runs,
     state,
     steps,
@@ -101,10 +99,7 @@ def run(
     recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
-    precision = precisions.settle(precision)
-    replicas = devices.num_replicas_in_sync
-    compiled = compilation.settle(xla, recipe, replicas, precision)
-    options.check(recipe, compiled, replicas, precision)
+    precision, compiled = options.settle(recipe, devices, precision, xla)
     prepared, card, merged = _open_data(devices, data, groups)
     notices = [text for text in (fallback, prepared.notice) if text]
     log_batches(devices, recipe.batch_size)

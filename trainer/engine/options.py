@@ -15,6 +15,27 @@ from trainer.recipe_checks import check_batch_size, nearest_multiples
 from trainer.recipes import Recipe
 
 
+def settle(
+    recipe: Recipe, devices: tf.distribute.Strategy, precision: str, xla: str
+) -> tuple[str, bool]:
+    """The precision to train in, and whether XLA compiles the step.
+
+    Args:
+      recipe: checked.
+      devices: to train on.
+      precision: see `precisions.settle`.
+      xla: see `compilation.settle`.
+
+    Raises:
+      SeamlineError: see `check`.
+    """
+    replicas = devices.num_replicas_in_sync
+    precision = precisions.settle(precision)
+    compiled = compilation.settle(xla, recipe, replicas, precision)
+    check(recipe, compiled, replicas, precision)
+    return precision, compiled
+
+
 def check(recipe: Recipe, xla: bool, replicas: int, precision: str = "float32") -> None:
     """Refuses what cannot work on these devices, before data is touched.
 
