@@ -11,6 +11,8 @@ import keras
 import tensorflow as tf
 
 from trainer.model import decoders, encoders
+from trainer.model.folding import fold_batch_norms
+from trainer.model.stages import encoder_of
 from trainer.model.transposed import SkipTranspose
 
 
@@ -71,6 +73,8 @@ def build_model(
         keras.config.set_dtype_policy(before)
     if alone:
         _convolve_in_bfloat16(model)
+    # After the above, which knows layers by their exact type.
+    fold_batch_norms(encoder_of(model, spec.encoder))
     if synchronized:
         for layer in batch_norms(model):
             layer.synchronized = True
