@@ -150,6 +150,28 @@ def test_training_lowers_the_loss_and_logs_each_epoch_once(
     assert len(events) == 1
 
 
+def test_a_step_begins_when_its_wait_for_input_has_been_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a thread that has other work would look at the clock after it."""
+    seen = []
+
+    def record(*_: object) -> Callable[..., tuple[tf.Tensor, ...]]:
+        def step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            seen.append(images)
+            return tf.constant(0.0), tf.constant(0, tf.int64), tf.constant(1, tf.int64)
+
+        return step
+
+    monkeypatch.setattr(steps, "_step_on", record)
+    job = make_job(tmp_path / "run", one_device())
+    batches = steps.training_iterator(job, 0)
+    steps.compile_training(job)(batches, tf.constant(1), tf.constant(0))
+    [waited] = seen[-1].op.control_inputs
+    [added] = [x.op for x in waited.inputs if x.op.type == "Sub"]
+    assert [x.op.type for x in added.inputs] == ["Timestamp", "Timestamp"]
+
+
 def test_two_replicas_train_as_one_device_does(
     unbroken: tuple[Job, list[dict]], tmp_path: Path
 ) -> None:

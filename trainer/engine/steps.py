@@ -72,6 +72,7 @@ def _compile_phase(job: Job, frozen: bool) -> Callable:
                 images, masks = next(iterator)
             with tf.control_dependencies(strategy.experimental_local_results(masks)):
                 wait += tf.timestamp() - before
+            images = _after(wait, images)
             loss, correct, pixels = step(images, masks)
             if job.averages is not None:
                 job.averages.update(first + index)
@@ -82,6 +83,20 @@ def _compile_phase(job: Job, frozen: bool) -> Callable:
         return loss_sum, right, labelled, wait, bad
 
     return run_steps
+
+
+def _after(value: tf.Tensor, batch: Any) -> Any:
+    """The batch, once `value` is known.
+
+    The one thread of a single core would else compute the step before it looks at the
+    clock, and a training be said to wait for its input for 0.98 of the time.
+    """
+
+    def passed(part: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([value]):
+            return tf.identity(part)
+
+    return tf.nest.map_structure(passed, batch, expand_composites=True)
 
 
 def _step_of(job: Job, frozen: bool) -> Callable:
