@@ -148,6 +148,7 @@ def build_model(
     encoder_training: str = _DEFAULT.encoder_training,
     decoder: str = _DEFAULT.decoder,
     preprocessing: str = _DEFAULT.preprocessing,
+    test_scale: float = 1.0,
 ) -> keras.Model:
     """A U-Net: images float32 `[B, S, S, 3]` in 0..255 -> logits `[B, S, S, C]`.
 
@@ -163,6 +164,8 @@ def build_model(
         "finetune" with given weights, "full" with random ones.
       decoder: "lateral" or "pix2pix".
       preprocessing: "encoder" or "unit", the tutorial's.
+      test_scale: how many times larger the network sees photos without `training`;
+        1.25 suits crops of the augmentation `strong`.
 
     Raises:
       SeamlineError: an unknown name, or weights that do not fit or cannot be had.
@@ -174,6 +177,7 @@ def build_model(
         "decoder": decoder,
         "preprocessing": preprocessing,
         "image_size": image_size,
+        "test_scale": test_scale,
     }
     recipe, fallback = pipeline.settle(resolve("default", asked))
     if fallback:

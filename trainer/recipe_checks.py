@@ -54,6 +54,11 @@ def check(recipe: Recipe) -> None:
             f"--repeat_threshold={recipe.repeat_threshold}: a share of the images, "
             "must lie in 0..1"
         )
+    if recipe.test_scale and not 1 <= recipe.test_scale <= 2:
+        raise SeamlineError(
+            f"--test_scale={recipe.test_scale}: must lie in 1..2, or be 0 for what the "
+            "augmentation's crops ask for"
+        )
     for knob in (
         *("learning_rate", "schedule_power", "class_weight_cap"),
         *("encoder_learning_rate_factor", "layer_decay"),

@@ -62,6 +62,12 @@ class Recipe:
         "share of channels dropped before the logits while learning", before=0.0
     )
     image_size: int = _knob("height and width of the model's input, a multiple of 32")
+    test_scale: float = _knob(
+        "how many times larger the network sees photos outside of training, 1..2, to "
+        "the nearest multiple of 32; 0: as crops of the augmentation are enlarged on "
+        "average, 1.25 for strong",
+        before=1.0,
+    )
     batch_size: int = _knob("global batch: examples a step over all replicas")
     accumulate: int = _knob(
         "cut each batch into so many parts that go through the model one after the "
@@ -160,6 +166,7 @@ _DEFAULT = Recipe(
     decoder="lateral",
     decoder_dropout=0.0,
     image_size=128,
+    test_scale=0.0,
     batch_size=8,
     accumulate=1,
     epochs=50,
@@ -202,6 +209,7 @@ RECIPES = {
         preprocessing="unit",
         decoder="pix2pix",
         decoder_dropout=0.0,
+        test_scale=1.0,
         batch_size=64,
         steps_per_epoch=12,
         augment="tutorial",

@@ -80,7 +80,7 @@ def evaluate_run(
     trained = _trained_groups(config, card, spec, run_dir, records_dir)
     asked = label_groups.read_if_given(groups, card.label_names)
     answers = _answers(asked, trained, groups)
-    sizes = views.view_sizes(scales, spec.image_size)
+    sizes = views.view_sizes(scales, spec.seen_size)
     records_dir = dataset.stage(records_dir, stage_dir)
     [found] = examples.open_splits(
         records_dir,
@@ -161,8 +161,9 @@ def build_predictor(
       sizes, flip: see `views.compile_views`.
     """
     barred = None if answers is None else answers == IGNORE_LABEL
-    own = spec.image_size
-    if flip or {*sizes, score_size or own} != {own} or np.any(barred):
+    own, seen = spec.image_size, spec.seen_size
+    plainly = {*sizes, seen} == {seen} and score_size in (0, own)
+    if flip or not plainly or np.any(barred):
         predict = views.compile_views(
             model, spec, flip=flip, sizes=sizes, barred=barred, score_size=score_size
         )

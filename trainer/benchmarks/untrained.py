@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from trainer.benchmarks.settings import Settings
+from trainer.engine.job import build_spec
 from trainer.model.unet import ModelSpec, build_model
 
 
@@ -21,14 +22,5 @@ def build(
     """
     recipe = settings.recipe
     keras.utils.set_random_seed(settings.seed)
-    spec = ModelSpec(
-        encoder=recipe.encoder,
-        encoder_training=recipe.encoder_training,
-        preprocessing=recipe.preprocessing,
-        image_size=recipe.image_size,
-        batch_norm_momentum=recipe.batch_norm_momentum,
-        precision="float32",
-        label_names=list(label_names),
-        decoder=recipe.decoder,
-    )
+    spec = build_spec(recipe, list(label_names), "float32")
     return build_model(spec), spec

@@ -113,6 +113,16 @@ def parse(text: str) -> dict[str, float]:
     return {name: given.get(name, policy[name] if policy else 0.0) for name in ops}
 
 
+def enlargement(text: str) -> float:
+    """How many times larger than in its photo a thing is on average when learned from.
+
+    Of `--augment=text`: crops have sides of 1 - crop to 1, so 1 / (1 - crop / 2).
+    """
+    if text.strip() in _WITHOUT_OPS:
+        return 1.0
+    return 1 / (1 - parse(text)["crop"] / 2)
+
+
 def _no_op(name: str) -> str:
     """What is wrong with a name where one of an op is due, and what would do."""
     if name in _WITHOUT_OPS:

@@ -10,6 +10,7 @@ import math
 import keras
 import tensorflow as tf
 
+from trainer.data import augment
 from trainer.data.card import Card
 from trainer.data.examples import Examples
 from trainer.data.inputs import Stream
@@ -91,6 +92,7 @@ def build_spec(recipe: Recipe, label_names: list[str], precision: str) -> ModelS
         label_names=label_names,
         decoder=recipe.decoder,
         decoder_dropout=recipe.decoder_dropout,
+        test_scale=recipe.test_scale or augment.enlargement(recipe.augment),
     )
 
 
@@ -119,10 +121,13 @@ def build_job(
         )
     learned = sum(math.prod(x.shape) for x in model.trainable_variables)
     log.info(
-        "Model: %s U-Net at %d², %s encoder, %d parameters, %d of them learn; "
+        "Model: %s U-Net at %d²%s, %s encoder, %d parameters, %d of them learn; "
         "%d steps of %d examples an epoch",
         recipe.encoder,
         recipe.image_size,
+        f", {spec.seen_size}² outside of training"
+        if spec.seen_size != spec.image_size
+        else "",
         recipe.encoder_training,
         model.count_params(),
         learned,

@@ -17,17 +17,15 @@ import tensorflow as tf
 
 from trainer.engine.evaluation import Labels, in_batches
 from trainer.errors import SeamlineError
-from trainer.model.unet import ModelSpec, build_model
-
-_STRIDE = 32
+from trainer.model.unet import ModelSpec, build_model, scaled
 
 
-def view_sizes(scales: str, image_size: int) -> list[int]:
-    """The sizes of `--scales`: each times `image_size`, as a multiple of 32.
+def view_sizes(scales: str, own: int) -> list[int]:
+    """The sizes of `--scales`: each times `own`, as a multiple of 32.
 
     Args:
       scales: numbers above 0 joined by commas, such as "0.75,1,1.25".
-      image_size: of the model.
+      own: the size that the model sees photos at, `ModelSpec.seen_size`.
 
     Raises:
       SeamlineError: no such numbers, or two of them that come to one size.
@@ -43,11 +41,11 @@ def view_sizes(scales: str, image_size: int) -> list[int]:
                 f"--scales={scales}: '{text}' is no number above 0; give numbers "
                 "joined by commas, such as 0.75,1,1.25"
             )
-        size = max(1, round(scale * image_size / _STRIDE)) * _STRIDE
+        size = scaled(own, scale)
         if size in sizes:
             raise SeamlineError(
                 f"--scales={scales}: {sizes[size]} and {text} both come to {size} "
-                f"pixels, the nearest multiple of {_STRIDE}; leave one of them out"
+                "pixels, the nearest multiple of 32; leave one of them out"
             )
         sizes[size] = text
     return list(sizes)
@@ -72,23 +70,25 @@ def compile_views(
       model: of `spec`.
       spec: what `model` was built from; S is its image size.
       flip: whether each view is seen from left to right too.
-      sizes: of the views, multiples of 32; (): S alone.
+      sizes: of the views, multiples of 32; (): that of `spec.seen_size` alone.
       barred: bool `[C]`, classes that are never the label: the others have all of the
         probability; None: none.
       score_size: T; 0: S.
     """
-    size = spec.image_size
+    size, seen = spec.image_size, spec.seen_size
     nets = {
-        x: model if x == size else _resized(model, spec, x) for x in sizes or [size]
+        x: model if x == seen else _resized(model, spec, x) for x in sizes or [seen]
     }
     never = tf.constant(np.zeros(spec.classes, bool) if barred is None else barred)
 
     def probabilities(images: tf.Tensor, own: int) -> tf.Tensor:
-        if own != size:
+        # The model itself enlarges what it sees.
+        resized = own not in (seen, size)
+        if resized:
             images = tf.image.resize(images, (own, own), antialias=True)
         logits = nets[own](images, training=False)
         found = tf.nn.softmax(tf.where(never, logits.dtype.min, logits))
-        if own != size:
+        if resized:
             found = tf.image.resize(found, (size, size), antialias=True)
         return found
 
@@ -129,6 +129,6 @@ def _resized(model: keras.Model, spec: ModelSpec, size: int) -> keras.Model:
 
     No weight depends on the size: all layers are convolutions, norms and resizing.
     """
-    other = build_model(dataclasses.replace(spec, image_size=size))
+    other = build_model(dataclasses.replace(spec, image_size=size, test_scale=1.0))
     other.set_weights(model.get_weights())
     return other

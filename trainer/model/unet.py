@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer.model import decoders, encoders
+from trainer.model.enlarging import Enlarging
 from trainer.model.folding import fold_batch_norms
 from trainer.model.stages import encoder_of
 from trainer.model.transposed import SkipTranspose
@@ -22,6 +23,7 @@ class ModelSpec:
 
     `precision` is "float32", "bfloat16" or "float16": what layers compute in, not what
     weights and logits are. On a CPU, convolutions alone compute in bfloat16.
+    `test_scale` is how many times larger the network sees photos outside of training.
     """
 
     encoder: str
@@ -34,6 +36,12 @@ class ModelSpec:
     # Models saved before there was a choice have these.
     decoder: str = "pix2pix"
     decoder_dropout: float = 0.0
+    test_scale: float = 1.0
+
+    @property
+    def seen_size(self) -> int:
+        """Height and width of photos inside the network, outside of training."""
+        return scaled(self.image_size, self.test_scale)
 
     @property
     def classes(self) -> int:
@@ -50,10 +58,17 @@ class ModelSpec:
         return cls(**json.loads(text))
 
 
+def scaled(size: int, scale: float) -> int:
+    """So many times a size, as a multiple of 32, which the encoder's strides need."""
+    return max(1, round(scale * size / 32)) * 32
+
+
 def build_model(
     spec: ModelSpec, *, encoder_weights: str = "none", synchronized: bool = False
 ) -> keras.Model:
     """float32 `[B, S, S, 3]` in 0..255 -> logits float32 `[B, S, S, classes]`.
+
+    With a `test_scale`, what is called without `training` is seen enlarged.
 
     Args:
       spec: what to build.
@@ -98,7 +113,10 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
     )
     if spec.precision != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
-    return keras.Model(image, logits, name="unet")
+    if spec.seen_size == spec.image_size:
+        return keras.Model(image, logits, name="unet")
+    encoder.input_spec = None  # It would refuse another size than that it was built at.
+    return Enlarging(image, logits, name="unet", seen_size=spec.seen_size)
 
 
 def _convolve_in_bfloat16(model: keras.Model) -> None:
