@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -121,6 +122,28 @@ def test_both_are_measured_from_raw_files_to_a_trained_model(
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
+def test_the_precision_asked_for_is_that_of_trainer_task_alone(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    class BothSeen(Exception):
+        pass
+
+    def follow(command: list[str], mark: str) -> tuple[Moment, Moment]:
+        commands.append(command)
+        if len(commands) == 2:
+            raise BothSeen
+        return Moment(1, 1), Moment(1, 1)
+
+    monkeypatch.setattr(children, "follow", follow)
+    asked = dataclasses.replace(settings(dataset=str(drawn)), precision="auto")
+    with pytest.raises(BothSeen):
+        tutorial.measure(asked)
+    assert "--precision=auto" in commands[0]
+    assert not [x for x in commands[1] if x.startswith("--precision")]
+
+
 def test_medians_of_ratios_count_and_not_ratios_of_medians() -> None:
     def turn(ours: float, theirs: float) -> Turn:
         scores = {"pixel_accuracy": ours, "foreground_accuracy": 0, "mean_iou": 0}
@@ -148,6 +171,7 @@ LAYOUT = Layout(images_dir="a", masks_dir="b", label_names="c")
 
 def settings(recipe: str = "tutorial", **values: object) -> Settings:
     data = {"dataset": "none", "layout": None, "records_dir": None, "skip_bad": False}
+    data["workers"] = 1
     own = {x: values.pop(x) for x in list(values) if x in data}
     return Settings(
         recipe=recipes.resolve(recipe, {"encoder_weights": "none", **values}),

@@ -65,6 +65,12 @@ _SHARDS = flags.DEFINE_integer(
     "scale: shards of a thousand examples each, made in a temporary folder",
     lower_bound=1,
 )
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16", "float16", "auto"],
+    "tutorial: what trainer.task computes in; the article's script, in float32",
+)
 _SEED = flags.DEFINE_integer(
     "seed",
     0,
@@ -92,6 +98,7 @@ def main(argv: list[str]) -> None:
         repeats=_REPEATS.value,
         model=_MODEL.value,
         shards=_SHARDS.value,
+        precision=_PRECISION.value,
     )
     parts = _PARTS if _WHAT.value == "all" else [_WHAT.value]
     suite.run(parts, settings, path=_JSON.value, compare=_COMPARE.value)

@@ -20,6 +20,7 @@ class Settings:
       repeats: how often what is compared is measured, in turns.
       model: a run directory or an export that predicts; None: the recipe's model with
         random weights.
+      precision: that "tutorial" has `trainer.task` compute in.
       shards: of a thousand examples each, that "scale" starts on.
     """
 
@@ -30,3 +31,4 @@ class Settings:
     repeats: int
     model: str | None = None
     shards: int = 100_000
+    precision: str = "float32"

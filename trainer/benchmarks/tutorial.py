@@ -90,7 +90,8 @@ def measure(settings: Settings) -> list[Measurement]:
     what = (
         f"{recipe.encoder} ({os.path.basename(recipe.encoder_weights)}), "
         f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps of "
-        f"{recipe.batch_size} at {recipe.image_size}², {len(source.files)} pairs"
+        f"{recipe.batch_size} at {recipe.image_size}², {len(source.files)} pairs, "
+        f"{settings.precision} beside float32"
     )
     return _rows(turns, what)
 
@@ -154,6 +155,7 @@ def _turn(source: Source, recipe: Recipe, settings: Settings) -> Turn:
                 *("trainer.task", "--recipe=tutorial", *shared),
                 *(f"--records_dir={records_dir}", f"--run_dir={run_dir}"),
                 *(f"--record_size={record_size}", f"--workers={workers}"),
+                f"--precision={settings.precision}",
             ],
             pipeline.CONCLUSION,
         )
