@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,16 @@ from trainer.model.stages import encoder_of
 from trainer.model.unet import ModelSpec, batch_norms, build_model
 
 RNG = np.random.default_rng(0)
+SPEC = ModelSpec(
+    encoder="mobilenetv2",
+    encoder_training="finetune",
+    preprocessing="encoder",
+    image_size=32,
+    batch_norm_momentum=0.9,
+    precision="float32",
+    label_names=["ground", "shirt"],
+    decoder="lateral",
+)
 
 
 def network(*, trainable: bool = False, branch: bool = False) -> keras.Model:
@@ -131,16 +143,7 @@ ENCODERS = ("mobilenetv2", "resnet50", "densenet121")
 def test_an_encoder_with_still_batch_norms_gives_what_keras_gives(
     encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = ModelSpec(
-        encoder=encoder,
-        encoder_training="finetune",
-        preprocessing="encoder",
-        image_size=32,
-        batch_norm_momentum=0.9,
-        precision="float32",
-        label_names=["ground", "shirt"],
-        decoder="lateral",
-    )
+    spec = dataclasses.replace(SPEC, encoder=encoder)
     ours = moved(encoder_of(build_model(spec), encoder))
     with monkeypatch.context() as patch:
         patch.setattr(unet, "fold_batch_norms", lambda network: 0)
@@ -154,17 +157,7 @@ def test_an_encoder_with_still_batch_norms_gives_what_keras_gives(
 
 
 def test_in_bfloat16_a_folded_convolution_still_computes_in_bfloat16() -> None:
-    model = build_model(
-        ModelSpec(
-            encoder="mobilenetv2",
-            encoder_training="frozen",
-            preprocessing="unit",
-            image_size=32,
-            batch_norm_momentum=0.9,
-            precision="bfloat16",
-            label_names=["ground", "shirt"],
-        )
-    )
+    model = build_model(dataclasses.replace(SPEC, precision="bfloat16"))
     encoder = encoder_of(model, "mobilenetv2")
     convolution = encoder.get_layer("block_3_expand")
     assert type(convolution).__name__ == "_Scaled"
