@@ -220,6 +220,20 @@ def test_what_replicas_add_up_is_the_loss_of_the_global_batch(text: str) -> None
     )
 
 
+@pytest.mark.parametrize("text", losses.LOSSES)
+def test_sums_of_masks_are_those_that_no_logits_change(text: str) -> None:
+    logits, masks = batch()
+    masks[0] = 255
+    loss = build(text)
+    alone = loss.sums_of_masks(masks)[0]
+    first, second = (loss.sums(values, masks)[0] for values in (logits, 2 * logits))
+    for found, a, b in zip(alone, first, second, strict=True):
+        same = np.allclose(a, b, rtol=1e-6)
+        np.testing.assert_allclose(found, a if same else np.zeros_like(a), rtol=1e-6)
+    greatest = [float(np.abs(x).max()) for x in alone]
+    assert min(greatest) == 0 < max(greatest), "both kinds are there"
+
+
 @pytest.mark.parametrize("text", ORACLES)
 def test_ignored_pixels_have_no_gradient_and_no_say(text: str) -> None:
     logits, masks = batch()

@@ -9,7 +9,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.engine.updates import add_over_replicas, apply_gradients, hits
+from trainer.engine.updates import (
+    add_over_replicas,
+    apply_gradients,
+    derivatives,
+    hits,
+    weighed,
+)
 from trainer.model.losses import Sum
 from trainer.model.unet import batch_norms
 
@@ -18,9 +24,8 @@ class Accumulation:
     """One training step in parts: the gradient of the whole batch, in less memory.
 
     A loss is a function of sums over the pixels of the global batch. Its derivatives by
-    these sums are found first; the gradient is then, by the chain rule, that of each
-    part's own sums weighed by them, added up. Derivatives of cross-entropy need the
-    masks alone; those of Dice need all logits, so the parts go through the model twice.
+    these sums are found first, see `derivatives`. Those of cross-entropy need the masks
+    alone; those of Dice need all logits, so the parts go through the model twice.
 
     Batch norm sees one part at a time, of all replicas.
 
@@ -78,11 +83,7 @@ class Accumulation:
             for part in tf.range(self._parts):
                 new = self._run(compute, images, masks, part)
                 sums = tf.nest.map_structure(tf.add, sums, new)
-        with tf.GradientTape() as tape:
-            tape.watch(sums)
-            scaled = self._optimizer.scale_loss(self._loss.value(sums))
-        zero = tf.UnconnectedGradients.ZERO
-        return tape.gradient(scaled, sums, unconnected_gradients=zero)
+        return derivatives(self._loss, self._optimizer, sums)
 
     def _run(self, compute: Callable, *values: Any) -> Any:
         """What `compute` gives on every replica alike."""
@@ -92,9 +93,7 @@ class Accumulation:
         )
 
     def _nothing(self) -> list[list[tf.Tensor]]:
-        classes = self._model.output_shape[-1]
-        masks = tf.zeros([0, 1, 1], tf.uint8)
-        return self._loss.sums(tf.zeros([0, 1, 1, classes]), masks)
+        return self._loss.sums_of_masks(tf.zeros([0, 1, 1], tf.uint8))
 
     def _part(self, values: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         # Every so many-th example: a part holds the same ones on any number of
@@ -114,8 +113,7 @@ class Accumulation:
         """What `_sums_of` gives for derivatives that no logits change."""
         del images
         masks = self._part(masks, part)
-        shape = tf.concat([tf.shape(masks), [self._model.output_shape[-1]]], 0)
-        return add_over_replicas(self._loss.sums(tf.zeros(shape), masks))
+        return add_over_replicas(self._loss.sums_of_masks(masks))
 
     def _add(
         self,
@@ -129,10 +127,7 @@ class Accumulation:
         with tf.GradientTape() as tape:
             logits = self._model(self._part(images, part), training=True)
             sums = self._loss.sums(logits, masks)
-            weighed = tf.nest.map_structure(
-                lambda a, b: tf.reduce_sum(a * b), sums, weights
-            )
-            loss = tf.add_n(tf.nest.flatten(weighed))
+            loss = weighed(sums, weights)
         gradients = tape.gradient(loss, [x.value for x in self._variables])
         for total, gradient in zip(self._gradients, gradients, strict=True):
             total.assign_add(gradient)

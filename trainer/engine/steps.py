@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import inputs
-from trainer.engine import workers
+from trainer.engine import head, workers
 from trainer.engine.accumulation import Accumulation
 from trainer.engine.job import Job
 from trainer.engine.strategy import share_of
@@ -128,18 +128,12 @@ def _step_on(job: Job, variables: list[keras.Variable]) -> Callable:
             clip_norm=job.clip_norm,
             compiled=compiled,
         ).step
-    replicas = job.strategy.num_replicas_in_sync
+    gradients_of = _gradients_of(job, variables)
 
     def replica_step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        with tf.GradientTape() as tape:
-            logits = job.model(images, training=True)
-            loss = job.loss.value(add_over_replicas(job.loss.sums(logits, masks)))
-            # Every replica holds the whole loss, and the gradient of the sum over
-            # replicas adds their gradients: each takes its part.
-            share = job.optimizer.scale_loss(loss / replicas)
-        gradients = tape.gradient(share, variables)
+        gradients, loss, counts = gradients_of(images, masks)
         apply_gradients(job.optimizer, gradients, variables, job.clip_norm)
-        right, labelled = add_over_replicas(hits(logits, masks))
+        right, labelled = add_over_replicas(counts)
         return loss, right, labelled
 
     compute = compiled(replica_step) if compiled else replica_step
@@ -149,6 +143,29 @@ def _step_on(job: Job, variables: list[keras.Variable]) -> Callable:
         return tuple(job.strategy.experimental_local_results(x)[0] for x in outputs)
 
     return step
+
+
+def _gradients_of(job: Job, variables: list[keras.Variable]) -> Callable:
+    """A replica's (images, masks) -> its gradients, the loss, right and labelled."""
+    replicas = job.strategy.num_replicas_in_sync
+    examples = job.batch_size // replicas
+    parts = head.count_parts(examples, job.model, head.LOGITS_BYTES)
+    # What it costs on a GPU, where each part is some launches more, is not measured.
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    if parts > 1 and on_cpu and not job.loss.needs_logits:
+        terms = (job.model, job.loss, job.optimizer)
+        return head.HeadInParts(*terms, variables=variables, parts=parts).gradients
+
+    def gradients_of(images: tf.Tensor, masks: tf.Tensor) -> tuple:
+        with tf.GradientTape() as tape:
+            logits = job.model(images, training=True)
+            loss = job.loss.value(add_over_replicas(job.loss.sums(logits, masks)))
+            # Every replica holds the whole loss, and the gradient of the sum over
+            # replicas adds their gradients: each takes its part.
+            share = job.optimizer.scale_loss(loss / replicas)
+        return tape.gradient(share, variables), loss, hits(logits, masks)
+
+    return gradients_of
 
 
 class Validation(NamedTuple):

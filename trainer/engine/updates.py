@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from trainer.labels import IGNORE_LABEL
+from trainer.model.losses import Sum
 
 
 def add_over_replicas(values: Any) -> Any:
@@ -20,6 +21,27 @@ def add_over_replicas(values: Any) -> Any:
     if context.num_replicas_in_sync == 1:
         return values
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def derivatives(
+    loss: Sum, optimizer: keras.optimizers.Optimizer, sums: list[list[tf.Tensor]]
+) -> list[list[tf.Tensor]]:
+    """Those of the loss, as the optimizer scales it, by its sums over the batch.
+
+    The gradient of the loss is, by the chain rule, that of `weighed` sums of each part
+    of the batch, added up over parts.
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(sums)
+        scaled = optimizer.scale_loss(loss.value(sums))
+    zero = tf.UnconnectedGradients.ZERO
+    return tape.gradient(scaled, sums, unconnected_gradients=zero)
+
+
+def weighed(sums: list[list[tf.Tensor]], weights: list[list[tf.Tensor]]) -> tf.Tensor:
+    """Sums of a part, each times its weight in `derivatives`, added up."""
+    products = tf.nest.map_structure(lambda a, b: tf.reduce_sum(a * b), sums, weights)
+    return tf.add_n(tf.nest.flatten(products))
 
 
 def hits(logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:

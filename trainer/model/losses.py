@@ -6,7 +6,7 @@ loss. So means run over the *global* batch: a mean of the replicas' means would 
 pixels by how many ignored ones share their replica.
 
 `needs_logits` says whether the derivatives of `value` by those sums that depend on
-logits depend on logits too; else `sums` of the right masks and any logits have them.
+logits depend on logits too; else they are found at `sums_of_masks`, before any logits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from trainer.errors import SeamlineError
 from trainer.model.lovasz import Lovasz
-from trainer.model.pixels import Pixels
+from trainer.model.pixels import Pixels, Truth
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -34,6 +34,9 @@ class Term(Protocol):
 
     def sums(self, pixels: Pixels) -> list[tf.Tensor]:
         """Float32 sums over the examples of a batch."""
+
+    def sums_of_masks(self, truth: Truth) -> list[tf.Tensor]:
+        """As `sums`, with 0 for those that depend on logits."""
 
     def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
         """The totals of `sums` -> the loss, 0 when all pixels are ignored."""
@@ -69,13 +72,20 @@ class CrossEntropy:
 
     def sums(self, pixels: Pixels) -> list[tf.Tensor]:
         """Two scalars: losses and weights, added up."""
-        weights = tf.gather(self._weights, pixels.labels) * pixels.valid
+        weights = self._weigh(pixels)
         losses = self._focused(-pixels.own)
         if self._smoothing:
             every = self._focused(-tf.nn.log_softmax(pixels.flat))
             mean = tf.reduce_mean(every, axis=-1)
             losses = (1 - self._smoothing) * losses + self._smoothing * mean
         return [tf.reduce_sum(weights * losses), tf.reduce_sum(weights)]
+
+    def sums_of_masks(self, truth: Truth) -> list[tf.Tensor]:
+        """0, and the weights added up."""
+        return [tf.constant(0.0), tf.reduce_sum(self._weigh(truth))]
+
+    def _weigh(self, truth: Truth) -> tf.Tensor:
+        return tf.gather(self._weights, truth.labels) * truth.valid
 
     def _focused(self, surprise: tf.Tensor) -> tf.Tensor:
         """`-log(p)` -> what it counts."""
@@ -104,11 +114,16 @@ class Dice:
 
     def sums(self, pixels: Pixels) -> list[tf.Tensor]:
         """Three of `[C]`: p of the truth, p, and the truth, added up."""
-        labels = pixels.labels
-        own = tf.exp(pixels.own) * pixels.valid
-        both = tf.math.unsorted_segment_sum(own, labels, self._classes)
-        truth = tf.math.unsorted_segment_sum(pixels.valid, labels, self._classes)
-        return [both, pixels.predicted, truth]
+        both = self._by_class(tf.exp(pixels.own) * pixels.valid, pixels)
+        return [both, pixels.predicted, self._by_class(pixels.valid, pixels)]
+
+    def sums_of_masks(self, truth: Truth) -> list[tf.Tensor]:
+        """0 twice, and the truth added up."""
+        nothing = tf.zeros([self._classes])
+        return [nothing, nothing, self._by_class(truth.valid, truth)]
+
+    def _by_class(self, values: tf.Tensor, truth: Truth) -> tf.Tensor:
+        return tf.math.unsorted_segment_sum(values, truth.labels, self._classes)
 
     def value(self, sums: Sequence[tf.Tensor]) -> tf.Tensor:
         """The totals of `sums` -> the loss in 0..1."""
@@ -139,6 +154,11 @@ class Sum:
         """Float logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
         pixels = Pixels(tf.cast(logits, tf.float32), masks)
         return [term.sums(pixels) for term in self._terms]
+
+    def sums_of_masks(self, masks: tf.Tensor) -> list[list[tf.Tensor]]:
+        """Uint8 `[B, H, W]` -> as `sums`, with 0 for what depends on logits."""
+        truth = Truth(masks)
+        return [term.sums_of_masks(truth) for term in self._terms]
 
     def value(self, sums: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
         """The totals of `sums` -> the loss."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from trainer.labels import IGNORE_LABEL
-from trainer.model.pixels import Pixels
+from trainer.model.pixels import Pixels, Truth
 
 
 class Lovasz:
@@ -60,6 +60,12 @@ class Lovasz:
             tf.reduce_sum(tf.math.divide_no_nan(total, count)),
             tf.reduce_sum(tf.cast(count > 0, tf.float32)),
         ]
+
+    def sums_of_masks(self, truth: Truth) -> list[tf.Tensor]:
+        """0, and how many images have a loss."""
+        labelled = tf.not_equal(truth.masks, IGNORE_LABEL)
+        images = tf.reduce_any(labelled, axis=[1, 2])
+        return [tf.constant(0.0), tf.reduce_sum(tf.cast(images, tf.float32))]
 
     def _present(
         self, labels: tf.Tensor, valid: tf.Tensor, images: tf.Tensor

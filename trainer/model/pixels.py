@@ -10,22 +10,33 @@ import tensorflow as tf
 from trainer.labels import IGNORE_LABEL
 
 
-class Pixels:
-    """A batch as losses see it.
+class Truth:
+    """A batch of masks as losses see it.
 
     Attributes:
-      logits: float32 `[B, H, W, C]`.
       masks: uint8 `[B, H, W]`.
       labels: int32 `[N]` of all N pixels, 0 where ignored.
       valid: float32 `[N]`, 1 where labelled, 0 where ignored.
     """
 
-    def __init__(self, logits: tf.Tensor, masks: tf.Tensor) -> None:
-        self.logits, self.masks = logits, masks
+    def __init__(self, masks: tf.Tensor) -> None:
+        self.masks = masks
         masks = tf.reshape(masks, [-1])
         labelled = tf.not_equal(masks, IGNORE_LABEL)
         self.labels = tf.where(labelled, tf.cast(masks, tf.int32), 0)
         self.valid = tf.cast(labelled, tf.float32)
+
+
+class Pixels(Truth):
+    """A batch of logits beside its masks.
+
+    Attributes:
+      logits: float32 `[B, H, W, C]`.
+    """
+
+    def __init__(self, logits: tf.Tensor, masks: tf.Tensor) -> None:
+        super().__init__(masks)
+        self.logits = logits
 
     @functools.cached_property
     def flat(self) -> tf.Tensor:

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.options import (
+    DEVICES,
+    NAMES,
+    furthest,
+    job_with,
+    one_device,
+    plain_model,
+    take_steps,
+    trainable,
+)
+from tests.test_engine import WEIGHTS
+from trainer.engine import head, steps
+from trainer.engine.job import Job
+from trainer.model import losses
+
+ONE_EXAMPLE = 4 * 32 * 32 * len(NAMES)
+WITHOUT_LOGITS = [name for name in losses.LOSSES if name != "dice"]
+
+
+def tensors_of_a_step(job: Job) -> set[tuple[int, ...]]:
+    """Shapes of all that a step computes, in the functions that it calls as well."""
+    run_steps = steps._compile_phase(job, frozen=False)
+    values = (steps.training_iterator(job, 0), tf.constant(1), tf.constant(0))
+    graph = run_steps.get_concrete_function(*values).graph
+    library = graph.as_graph_def(add_shapes=True).library
+    shapes = [
+        shape
+        for function in library.function
+        for node in function.node_def
+        for shape in node.attr["_output_shapes"].list.shape
+    ]
+    return {tuple(dim.size for dim in shape.dim) for shape in shapes}
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize(
+    ("loss", "clip_norm"),
+    [
+        *((name, 0.0) for name in WITHOUT_LOGITS),
+        ("weighted_cross_entropy", 0.05),
+        ("weighted_cross_entropy+0.5*focal+2*lovasz", 0.05),
+    ],
+)
+def test_a_head_in_parts_gives_the_steps_of_the_whole(
+    loss: str,
+    clip_norm: float,
+    devices: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for limit in (4 * ONE_EXAMPLE, ONE_EXAMPLE):
+        monkeypatch.setattr(head, "LOGITS_BYTES", limit)
+        job = job_with(
+            *(tmp_path / str(limit), devices(), {"name": "adam"}),
+            clip_norm=clip_norm,
+            loss=losses.build_loss(loss, weights=WEIGHTS, smoothing=0.1),
+        )
+        before = trainable(job)
+        found.append((take_steps(job, 3), trainable(job)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert furthest(found[0][1], found[1][1]) < 2e-5
+    assert furthest(before, found[0][1]) > 1e-3
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+def test_logits_of_all_examples_at_once_do_not_exist(
+    devices: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (4 // devices().num_replicas_in_sync, 32, 32, len(NAMES))
+    one = (1, *whole[1:])
+    found = {}
+    for limit in (4 * ONE_EXAMPLE, ONE_EXAMPLE):
+        monkeypatch.setattr(head, "LOGITS_BYTES", limit)
+        loss = losses.build_loss("cross_entropy", weights=WEIGHTS)
+        job = job_with(tmp_path / str(limit), devices(), {}, loss=loss)
+        found[limit] = tensors_of_a_step(job)
+    assert whole in found[4 * ONE_EXAMPLE], "the test sees logits where they are"
+    assert whole not in found[ONE_EXAMPLE]
+    assert one in found[ONE_EXAMPLE]
+
+
+def test_a_loss_that_needs_all_logits_gets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "LOGITS_BYTES", ONE_EXAMPLE)
+    loss = losses.build_loss("cross_entropy+dice", weights=WEIGHTS)
+    job = job_with(tmp_path / "run", one_device(), {}, loss=loss)
+    assert (4, 32, 32, len(NAMES)) in tensors_of_a_step(job)
+
+
+def test_variables_that_do_not_learn_get_no_gradient(tmp_path: Path) -> None:
+    loss = losses.build_loss("cross_entropy", weights=WEIGHTS)
+    job = job_with(tmp_path / "run", one_device(), {}, loss=loss)
+    model = job.model
+    kernel, *_, bias = model.trainable_variables
+    [(images, masks)] = job.stream.batches(0, 1)
+    terms = (model, loss, job.optimizer)
+    parted = head.HeadInParts(*terms, variables=[bias, kernel], parts=2)
+    gradients, value, _ = parted.gradients(images, masks)
+    with tf.GradientTape() as tape:
+        logits = model(images, training=True)
+        expected = loss.value(loss.sums(logits, masks))
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    exact = tape.gradient(expected, [bias, kernel])
+    for found, wanted in zip(gradients, exact, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_xla_compiles_a_head_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "LOGITS_BYTES", ONE_EXAMPLE)
+    found = []
+    for xla in (False, True):
+        loss = losses.build_loss("cross_entropy", weights=WEIGHTS)
+        job = job_with(tmp_path / str(xla), one_device(), {}, loss=loss, xla=xla)
+        found.append((take_steps(job, 2), trainable(job)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert furthest(found[0][1], found[1][1]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("examples", "limit", "parts"),
+    [
+        *((4, 4 * ONE_EXAMPLE, 1), (4, 4 * ONE_EXAMPLE - 1, 2), (4, ONE_EXAMPLE, 4)),
+        *((6, 4 * ONE_EXAMPLE, 2), (7, 4 * ONE_EXAMPLE, 7), (3, 1, 3), (1, 1, 1)),
+    ],
+)
+def test_parts_are_equal_and_as_few_as_the_limit_allows(
+    examples: int, limit: int, parts: int
+) -> None:
+    assert head.count_parts(examples, plain_model(), limit) == parts
