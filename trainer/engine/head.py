@@ -30,6 +30,21 @@ def count_parts(examples: int, model: keras.Model, limit: int) -> int:
     return next((n for n in fitting if examples // n * each <= limit), examples)
 
 
+_Sums = list[list[tf.Tensor]]
+
+
+def _features_of(model: keras.Model) -> list[keras.KerasTensor]:
+    """What the last layer with weights takes; if joined before it, what is joined."""
+    *_, last = [x for x in model.layers if x.weights]
+    before = last.input._keras_history.operation
+    joined = isinstance(before, keras.layers.Concatenate)
+    return list(before.input) if joined else [last.input]
+
+
+def _depends(part: keras.Model, variables: Sequence[keras.Variable]) -> bool:
+    return not {id(x) for x in part.variables}.isdisjoint(id(x) for x in variables)
+
+
 class HeadInParts:
     """Loss and gradient of a replica's examples, whose logits never exist all at once.
 
@@ -37,8 +52,9 @@ class HeadInParts:
     and as much again their softmax, their gradient and what oneDNN lays out anew. Here
     all layers up to the last one that has weights take the examples at once. That layer
     and the loss take one part after the other, forwards and backwards, so that the
-    logits of a part are gone before those of the next come. Results are those of the
-    whole but for rounding; docs/benchmarks.md has what it saves.
+    logits of a part are gone before those of the next come. So is what is joined for
+    that layer alone. Results are those of the whole but for rounding;
+    docs/benchmarks.md has what it saves.
 
     Args:
       model, loss, optimizer: of the job; the loss does not need logits.
@@ -57,13 +73,18 @@ class HeadInParts:
     ) -> None:
         assert not loss.needs_logits, "its derivatives come before the logits"
         self._loss, self._optimizer, self._parts = loss, optimizer, parts
-        *_, last = [x for x in model.layers if x.weights]
-        self._body = keras.Model(model.inputs, last.input)
-        self._head = keras.Model(last.input, model.outputs)
+        features = _features_of(model)
+        self._body = keras.Model(model.inputs, features)
+        self._head = keras.Model(features, model.outputs)
         own = {id(x) for x in self._head.variables}
         self._of_head = [x for x in variables if id(x) in own]
         self._of_body = [x for x in variables if id(x) not in own]
         self._variables = list(variables)
+        self._learned = [
+            number
+            for number, feature in enumerate(features)
+            if _depends(keras.Model(model.inputs, feature), self._of_body)
+        ]
 
     def gradients(
         self, images: tf.Tensor, masks: tf.Tensor
@@ -77,49 +98,51 @@ class HeadInParts:
         totals = add_over_replicas(self._loss.sums_of_masks(masks))
         weights = derivatives(self._loss, self._optimizer, totals)
         with tf.GradientTape() as tape:
-            features = self._body(images, training=True)
+            features = tf.nest.flatten(self._body(images, training=True))
+            learned = [features[number] for number in self._learned]
         above, of_head, sums, counts = self._all_parts(features, masks, weights)
-        of_body = tape.gradient(features, self._of_body, output_gradients=above)
+        of_body = tape.gradient(learned, self._of_body, output_gradients=above)
         found = dict(zip(map(id, self._of_body), of_body, strict=True))
         found |= dict(zip(map(id, self._of_head), of_head, strict=True))
         loss = self._loss.value(add_over_replicas(sums))
         return [found[id(x)] for x in self._variables], loss, counts
 
     def _all_parts(
-        self, features: tf.Tensor, masks: tf.Tensor, weights: list[list[tf.Tensor]]
-    ) -> tuple[tf.Tensor, list[tf.Tensor], list[list[tf.Tensor]], list[tf.Tensor]]:
-        """Gradients of the features and of the head's variables; sums; counts."""
-        cut_features, cut_masks = self._cut(features), self._cut(masks)
-        above = tf.TensorArray(
-            features.dtype, self._parts, element_shape=cut_features.shape[1:]
-        )
+        self, features: list[tf.Tensor], masks: tf.Tensor, weights: _Sums
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], _Sums, list[tf.Tensor]]:
+        """Gradients of learned features and of the head; sums; counts."""
+        cut_features, cut_masks = [self._cut(x) for x in features], self._cut(masks)
+        learned = [cut_features[number] for number in self._learned]
+        above = [
+            tf.TensorArray(x.dtype, self._parts, element_shape=x.shape[1:])
+            for x in learned
+        ]
         of_head = [tf.zeros(x.shape) for x in self._of_head]
         sums = tf.nest.map_structure(tf.zeros_like, weights)
         counts = [tf.constant(0, tf.int64)] * 2
         for part in tf.range(self._parts):
             # Several at once would hold the logits of several.
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            found = self._one(
-                tf.gather(cut_features, part), tf.gather(cut_masks, part), weights
-            )
-            above = above.write(part, found[0])
+            below = [tf.gather(x, part) for x in cut_features]
+            found = self._one(below, tf.gather(cut_masks, part), weights)
+            above = [a.write(part, x) for a, x in zip(above, found[0], strict=True)]
             of_head, sums, counts = tf.nest.map_structure(
                 tf.add, (of_head, sums, counts), found[1:]
             )
-        shape = tf.shape(features)
-        return tf.reshape(above.stack(), shape), of_head, sums, counts
+        return [x.concat() for x in above], of_head, sums, counts
 
     def _one(
-        self, features: tf.Tensor, masks: tf.Tensor, weights: list[list[tf.Tensor]]
-    ) -> tuple[tf.Tensor, list[tf.Tensor], list[list[tf.Tensor]], list[tf.Tensor]]:
+        self, features: list[tf.Tensor], masks: tf.Tensor, weights: _Sums
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], _Sums, list[tf.Tensor]]:
         """As `_all_parts`, of one part."""
+        learned = [features[number] for number in self._learned]
         with tf.GradientTape() as tape:
-            tape.watch(features)
-            logits = self._head(features, training=True)
+            tape.watch(learned)
+            [logits] = tf.nest.flatten(self._head(features, training=True))
             sums = self._loss.sums(logits, masks)
             loss = weighed(sums, weights)
-        above, *of_head = tape.gradient(
-            loss, [features, *(x.value for x in self._of_head)]
+        above, of_head = tape.gradient(
+            loss, (learned, [x.value for x in self._of_head])
         )
         return above, of_head, sums, hits(logits, masks)
 

@@ -147,12 +147,8 @@ def _step_on(job: Job, variables: list[keras.Variable]) -> Callable:
 
 def _gradients_of(job: Job, variables: list[keras.Variable]) -> Callable:
     """A replica's (images, masks) -> its gradients, the loss, right and labelled."""
-    replicas = job.strategy.num_replicas_in_sync
-    examples = job.batch_size // replicas
-    parts = head.count_parts(examples, job.model, head.LOGITS_BYTES)
-    # What it costs on a GPU, where each part is some launches more, is not measured.
-    on_cpu = not tf.config.list_logical_devices("GPU")
-    if parts > 1 and on_cpu and not job.loss.needs_logits:
+    replicas, parts = job.strategy.num_replicas_in_sync, _parts(job)
+    if parts > 1 and not job.loss.needs_logits:
         terms = (job.model, job.loss, job.optimizer)
         return head.HeadInParts(*terms, variables=variables, parts=parts).gradients
 
@@ -166,6 +162,15 @@ def _gradients_of(job: Job, variables: list[keras.Variable]) -> Callable:
         return tape.gradient(share, variables), loss, hits(logits, masks)
 
     return gradients_of
+
+
+def _parts(job: Job) -> int:
+    """How many times a replica takes a part of its examples where logits are wide."""
+    # What it costs on a GPU, where each part is some launches more, is not measured.
+    if tf.config.list_logical_devices("GPU"):
+        return 1
+    examples = job.batch_size // job.strategy.num_replicas_in_sync
+    return head.count_parts(examples, job.model, head.LOGITS_BYTES)
 
 
 class Validation(NamedTuple):
@@ -191,19 +196,26 @@ def watched(job: Job) -> list[int]:
     """
     if not workers.is_chief(job.strategy):
         return []
-    rows = job.batch_size // job.strategy.num_replicas_in_sync
-    starts = range(0, len(job.val), job.batch_size)
+    batch_size = _validation_batch(job)
+    rows = batch_size // job.strategy.num_replicas_in_sync
+    starts = range(0, len(job.val), batch_size)
     numbers = [start + row for row in range(rows) for start in starts[:_WATCHED]]
     return sorted([x for x in numbers if x < len(job.val)][:_WATCHED])
+
+
+def _validation_batch(job: Job) -> int:
+    """Examples at once, over all replicas."""
+    return job.batch_size // _parts(job)
 
 
 def compile_validation(job: Job) -> Callable[[], Validation]:
     """A function that validates on all examples, each counted once."""
     strategy, classes = job.strategy, job.classes
+    batch_size = _validation_batch(job)
     dataset = strategy.distribute_datasets_from_function(
         lambda _: inputs.ordered_batches(
             job.val,
-            batch_size=job.batch_size,
+            batch_size=batch_size,
             limits=job.stream.limits,
             share=share_of(strategy),
         )
@@ -232,7 +244,7 @@ def compile_validation(job: Job) -> Callable[[], Validation]:
             lambda value: strategy.experimental_local_results(value)[0], outputs
         )
 
-    places = [divmod(number, job.batch_size) for number in watched(job)]
+    places = [divmod(number, batch_size) for number in watched(job)]
     nothing = np.zeros((0, job.val.image_size, job.val.image_size), np.uint8)
 
     def validate() -> Validation:
