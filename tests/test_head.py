@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,7 +24,6 @@ from trainer.engine.job import Job
 from trainer.model import losses
 
 ONE_EXAMPLE = 4 * 32 * 32 * len(NAMES)
-WITHOUT_LOGITS = [name for name in losses.LOSSES if name != "dice"]
 
 
 def tensors_of_a_step(job: Job) -> set[tuple[int, ...]]:
@@ -41,13 +41,24 @@ def tensors_of_a_step(job: Job) -> set[tuple[int, ...]]:
     return {tuple(dim.size for dim in shape.dim) for shape in shapes}
 
 
+def joined_model() -> keras.Model:
+    """Logits of what learns beside what does not, as of a U-Net on a frozen encoder."""
+    image = keras.Input((32, 32, 3))
+    skip = keras.layers.Conv2D(5, 3, padding="same", trainable=False)(image)
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(skip)
+    x = keras.layers.Concatenate()([x, skip])
+    return keras.Model(image, keras.layers.Conv2D(len(NAMES), 1)(x))
+
+
+MODELS = {"plain": plain_model, "joined": joined_model}
+
+
 @pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
 @pytest.mark.parametrize(
     ("loss", "clip_norm"),
     [
-        *((name, 0.0) for name in WITHOUT_LOGITS),
-        ("weighted_cross_entropy", 0.05),
-        ("weighted_cross_entropy+0.5*focal+2*lovasz", 0.05),
+        ("weighted_cross_entropy", 0.0),
+        ("cross_entropy+0.5*focal+2*lovasz", 0.05),
     ],
 )
 def test_a_head_in_parts_gives_the_steps_of_the_whole(
@@ -76,17 +87,21 @@ def test_a_head_in_parts_gives_the_steps_of_the_whole(
 def test_logits_of_all_examples_at_once_do_not_exist(
     devices: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = (4 // devices().num_replicas_in_sync, 32, 32, len(NAMES))
-    one = (1, *whole[1:])
+    strategy = devices()
+    examples = 4 // strategy.num_replicas_in_sync
+    logits, joined = (32, 32, len(NAMES)), (32, 32, 8 + 5)
     found = {}
     for limit in (4 * ONE_EXAMPLE, ONE_EXAMPLE):
         monkeypatch.setattr(head, "LOGITS_BYTES", limit)
+        with strategy.scope():
+            model = joined_model()
         loss = losses.build_loss("cross_entropy", weights=WEIGHTS)
-        job = job_with(tmp_path / str(limit), devices(), {}, loss=loss)
-        found[limit] = tensors_of_a_step(job)
-    assert whole in found[4 * ONE_EXAMPLE], "the test sees logits where they are"
-    assert whole not in found[ONE_EXAMPLE]
-    assert one in found[ONE_EXAMPLE]
+        values = (tmp_path / str(limit), strategy, {})
+        found[limit] = tensors_of_a_step(job_with(*values, loss=loss, model=model))
+    for shape in (logits, joined):
+        assert (examples, *shape) in found[4 * ONE_EXAMPLE], "the test sees them"
+        assert (examples, *shape) not in found[ONE_EXAMPLE]
+        assert (1, *shape) in found[ONE_EXAMPLE]
 
 
 def test_a_loss_that_needs_all_logits_gets_them(
@@ -98,10 +113,15 @@ def test_a_loss_that_needs_all_logits_gets_them(
     assert (4, 32, 32, len(NAMES)) in tensors_of_a_step(job)
 
 
-def test_variables_that_do_not_learn_get_no_gradient(tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_gradients_are_those_of_the_variables_asked_for_in_their_order(
+    build: Callable, tmp_path: Path
+) -> None:
     loss = losses.build_loss("cross_entropy", weights=WEIGHTS)
-    job = job_with(tmp_path / "run", one_device(), {}, loss=loss)
-    model = job.model
+    strategy = one_device()
+    with strategy.scope():
+        model = build()
+    job = job_with(tmp_path / "run", strategy, {}, loss=loss, model=model)
     kernel, *_, bias = model.trainable_variables
     [(images, masks)] = job.stream.batches(0, 1)
     terms = (model, loss, job.optimizer)
