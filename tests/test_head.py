@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,8 @@ from tests.options import (
     trainable,
 )
 from tests.test_engine import WEIGHTS
+from trainer.data import inputs
+from trainer.data.examples import Examples
 from trainer.engine import head, steps
 from trainer.engine.job import Job
 from trainer.model import losses
@@ -160,3 +163,26 @@ def test_parts_are_equal_and_as_few_as_the_limit_allows(
     examples: int, limit: int, parts: int
 ) -> None:
     assert head.count_parts(examples, plain_model(), limit) == parts
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+def test_validation_takes_parts_too_and_finds_the_same(
+    devices: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, found = [], []
+    original = inputs.ordered_batches
+
+    def ordered_batches(examples: Examples, *, batch_size: int, **values: Any) -> Any:
+        sizes.append(batch_size)
+        return original(examples, batch_size=batch_size, **values)
+
+    monkeypatch.setattr(inputs, "ordered_batches", ordered_batches)
+    strategy = devices()
+    for limit in (4 * ONE_EXAMPLE, ONE_EXAMPLE):
+        monkeypatch.setattr(head, "LOGITS_BYTES", limit)
+        job = job_with(tmp_path / str(limit), strategy, {})
+        found.append(steps.compile_validation(job)())
+    assert sizes == [4, strategy.num_replicas_in_sync]
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-6)
+    np.testing.assert_array_equal(found[0].confusion, found[1].confusion)
+    assert all(len(x.labels) for x in found), "what is watched is among them"
