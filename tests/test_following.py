@@ -119,6 +119,21 @@ def test_the_exit_code_of_wait_tells_how_the_job_ended(
     assert end[2] in told
 
 
+def test_wait_tells_of_the_worker_that_failed_and_not_of_one_stopped_for_it(
+    desk: Desk, capsys: pytest.CaptureFixture
+) -> None:
+    desk.create()
+    for number, code in enumerate((42, 143)):
+        state = container_state(terminated={"exitCode": code})
+        ended = {"phase": "Failed", "containerStatuses": [state]}
+        desk.add_pod(f"first-{number}", number, ended)
+    desk.end("Failed", "PodFailurePolicy", _FAILED_WITH.format("trainer", 42))
+    assert following.wait(open_cluster(), "first") == 42
+    told = capsys.readouterr().out.splitlines()[1:]
+    assert len(told) == 1
+    assert told[0].startswith("  first-0: exit 42 → a retry cannot mend it")
+
+
 def test_only_used_up_retries_hand_on_the_code_of_the_last_pod(desk: Desk) -> None:
     desk.create()
     for number, code in enumerate((1, 137)):

@@ -195,12 +195,15 @@ def _report_end(found: Cluster, name: str, job: Any) -> int:
     end = troubles.job_end(job)
     if end.type == "Complete":
         return 0
+    mistake = bool(_MISTAKE.match(f"{end.reason} {end.message}"))
     pods = [pod for pod in found.pods(name) if pod.status.phase == "Failed"]
-    for pod in pods[-1:]:
+    # The other workers are stopped for it, and so end later.
+    cause = [pod for pod in pods if EXIT_USER_ERROR in _exit_codes(pod)]
+    for pod in (cause if mistake and cause else pods)[-1:]:
         for trouble in troubles.pod_troubles(pod):
             told = troubles.with_advice(trouble, pod.metadata.name)
             print(f"  {pod.metadata.name}: {told}")
-    if _MISTAKE.match(f"{end.reason} {end.message}"):
+    if mistake:
         return EXIT_USER_ERROR
     if end.reason == "BackoffLimitExceeded":
         codes = [code for pod in pods for code in _exit_codes(pod)]
