@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from trainer.data.images import resize_image, resize_mask
 from trainer.engine import evaluation, state
 from trainer.errors import SeamlineError
 from trainer.labels import palette
+from trainer.model.decoders import DECODERS
 from trainer.model.encoders import ENCODERS
 from trainer.model.unet import ModelSpec, build_model
 from trainer.results import agreement, export, formats, prediction
@@ -56,6 +58,7 @@ def run_dir(
         precision="float32",
         label_names=NAMES,
         decoder="lateral",
+        logit_offsets=[0.0, 0.002, 0.004, 0.008, 0.006, 0.002],
     )
     tf.keras.utils.set_random_seed(1)
     folder = tmp_path_factory.mktemp("export") / "run"
@@ -267,6 +270,21 @@ def test_a_model_of_low_precision_is_converted_in_float32(run_dir: Path) -> None
     found = network.serve(image)["logits"].numpy()
     own = model(image.astype(np.float32)).numpy()
     assert 0 < np.abs(found - own).max() < 0.1 * np.abs(own).max()
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_offsets_of_logits_become_a_part_of_the_converted_head(
+    run_dir: Path, decoder: str
+) -> None:
+    spec = ModelSpec.from_json((run_dir / "model.json").read_text())
+    offsets = [0.0, 1.0, 2.0, 8.0, 4.0, 1.0]
+    spec = dataclasses.replace(spec, decoder=decoder, logit_offsets=offsets)
+    model, image = build_model(spec), photo(32, 32)[np.newaxis]
+    network = formats.Network(model, spec)
+    kinds = {type(layer).__name__ for layer in network.model.layers}
+    assert "LogitAdjustment" not in kinds
+    expected = model(image.astype(np.float32)).numpy()
+    np.testing.assert_allclose(network.serve(image)["logits"], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

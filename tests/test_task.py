@@ -21,6 +21,7 @@ from tests.conftest import ROOT, SMALL, run_command
 from tests.events import Events
 from tests.forks import Command
 from tests.tiny import TINY
+from trainer.data.card import read_card
 from trainer.model.encoders import ENCODERS
 from trainer.recipes import RECIPES
 from trainer.results import prediction, report
@@ -341,6 +342,7 @@ OPTIONS = (
     *("--schedule=polynomial", "--warmup_steps=1", "--learning_rate_floor=1e-5"),
     *("--ema=0.5", "--accumulate=2", "--precision=float16", "--clip_norm=0.5"),
     *("--unfreeze_epoch=1", "--encoder_learning_rate_factor=0.5", "--layer_decay=0.8"),
+    "--logit_adjustment=0.3",
 )
 
 
@@ -368,6 +370,8 @@ def test_all_options_work_together(
     assert 1e-5 <= rows[-1]["learning_rate"] < rows[0]["learning_rate"] <= 2e-3
     model = json.loads((tmp_path / "run" / "model.json").read_text())
     assert model["precision"] == "float16"
+    shares = read_card(str(records_dir)).frequencies("train")
+    assert model["logit_offsets"] == [-0.3 * np.log(x) if x else 0 for x in shares]
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     best = max(row["val_mean_iou"] for row in rows)
     assert scores["mean_iou"] == pytest.approx(best, abs=2e-3)

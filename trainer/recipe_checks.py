@@ -40,6 +40,7 @@ def check(recipe: Recipe) -> None:
         ("class_weight_floor", 0),
         ("focal_gamma", 0),
         ("repeat_threshold", 0),
+        ("logit_adjustment", 0),
     ):
         if getattr(recipe, knob) < least:
             raise SeamlineError(

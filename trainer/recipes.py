@@ -68,6 +68,11 @@ class Recipe:
         "average, 1.25 for strong",
         before=1.0,
     )
+    logit_adjustment: float = _knob(
+        "outside of training, lift the logits of each class by so many times -log of "
+        "its share of pixels: rare classes are found oftener, also wrongly; 0: off",
+        before=0.0,
+    )
     batch_size: int = _knob("global batch: examples a step over all replicas")
     accumulate: int = _knob(
         "cut each batch into so many parts that go through the model one after the "
@@ -167,6 +172,7 @@ _DEFAULT = Recipe(
     decoder_dropout=0.0,
     image_size=128,
     test_scale=0.0,
+    logit_adjustment=0.1,
     batch_size=8,
     accumulate=1,
     epochs=50,
@@ -210,6 +216,7 @@ RECIPES = {
         decoder="pix2pix",
         decoder_dropout=0.0,
         test_scale=1.0,
+        logit_adjustment=0.0,
         batch_size=64,
         steps_per_epoch=12,
         augment="tutorial",

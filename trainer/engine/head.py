@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer.engine.updates import add_over_replicas, derivatives, hits, weighed
 from trainer.model.losses import Sum
+from trainer.model.stages import head_of
 
 LOGITS_BYTES = 16 * 2**20
 """How much of the logits there is at once; of 128² and 59 classes 4 examples."""
@@ -34,11 +35,11 @@ _Sums = list[list[tf.Tensor]]
 
 
 def _features_of(model: keras.Model) -> list[keras.KerasTensor]:
-    """What the last layer with weights takes; if joined before it, what is joined."""
-    *_, last = [x for x in model.layers if x.weights]
-    before = last.input._keras_history.operation
+    """What the head takes; if joined before it, what is joined."""
+    features = head_of(model).input
+    before = features._keras_history.operation
     joined = isinstance(before, keras.layers.Concatenate)
-    return list(before.input) if joined else [last.input]
+    return list(before.input) if joined else [features]
 
 
 def _depends(part: keras.Model, variables: Sequence[keras.Variable]) -> bool:

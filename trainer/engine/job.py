@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -17,6 +18,7 @@ from trainer.data.inputs import Stream
 from trainer.engine import options
 from trainer.engine.averages import Averages
 from trainer.model import losses, stages
+from trainer.model.adjustment import rarity_offsets
 from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
 
@@ -80,8 +82,20 @@ class Job:
         return self.averages.in_model()
 
 
-def build_spec(recipe: Recipe, label_names: list[str], precision: str) -> ModelSpec:
-    """What `model.json` holds."""
+def build_spec(
+    recipe: Recipe,
+    label_names: list[str],
+    precision: str,
+    shares: Sequence[float] = (),
+) -> ModelSpec:
+    """What `model.json` holds.
+
+    Args:
+      shares: of pixels of each class among the training examples; without them there is
+        no adjustment of logits.
+    """
+    strength = recipe.logit_adjustment
+    adjusted = strength and shares
     return ModelSpec(
         encoder=recipe.encoder,
         encoder_training=recipe.encoder_training,
@@ -93,6 +107,7 @@ def build_spec(recipe: Recipe, label_names: list[str], precision: str) -> ModelS
         decoder=recipe.decoder,
         decoder_dropout=recipe.decoder_dropout,
         test_scale=recipe.test_scale or augment.enlargement(recipe.augment),
+        logit_offsets=rarity_offsets(shares, strength) if adjusted else None,
     )
 
 

@@ -15,6 +15,12 @@ def encoder_of(model: keras.Model, name: str) -> keras.Model:
     return model.get_layer(name)
 
 
+def head_of(model: keras.Model) -> keras.layers.Layer:
+    """The layer that gives the logits: the last one that has weights."""
+    *_, last = [layer for layer in model.layers if layer.weights]
+    return last
+
+
 def encoder_stages(model: keras.Model, name: str) -> list[int | None]:
     """The stage of each trainable variable; None outside the encoder.
 

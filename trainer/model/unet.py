@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer.model import decoders, encoders
+from trainer.model.adjustment import LogitAdjustment
 from trainer.model.enlarging import Enlarging
 from trainer.model.folding import fold_batch_norms
 from trainer.model.stages import encoder_of
@@ -23,7 +24,8 @@ class ModelSpec:
 
     `precision` is "float32", "bfloat16" or "float16": what layers compute in, not what
     weights and logits are. On a CPU, convolutions alone compute in bfloat16.
-    `test_scale` is how many times larger the network sees photos outside of training.
+    `test_scale` is how many times larger the network sees photos outside of training;
+    `logit_offsets`, one of each class, are added to logits there.
     """
 
     encoder: str
@@ -37,6 +39,7 @@ class ModelSpec:
     decoder: str = "pix2pix"
     decoder_dropout: float = 0.0
     test_scale: float = 1.0
+    logit_offsets: list[float] | None = None
 
     @property
     def seen_size(self) -> int:
@@ -68,7 +71,8 @@ def build_model(
 ) -> keras.Model:
     """float32 `[B, S, S, 3]` in 0..255 -> logits float32 `[B, S, S, classes]`.
 
-    With a `test_scale`, what is called without `training` is seen enlarged.
+    What is called without `training` is seen enlarged if there is a `test_scale`, and
+    its logits are moved if there are `logit_offsets`.
 
     Args:
       spec: what to build.
@@ -113,6 +117,8 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
     )
     if spec.precision != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
+    if spec.logit_offsets is not None:
+        logits = LogitAdjustment(spec.logit_offsets, dtype="float32")(logits)
     if spec.seen_size == spec.image_size:
         return keras.Model(image, logits, name="unet")
     encoder.input_spec = None  # It would refuse another size than that it was built at.

@@ -28,6 +28,7 @@ from trainer.data.card import Card, read_card
 from trainer.data.images import resize_image
 from trainer.engine import runs, state
 from trainer.errors import SeamlineError
+from trainer.model.stages import head_of
 from trainer.model.unet import ModelSpec, build_model
 from trainer.results import agreement
 from trainer.results.agreement import Labels
@@ -64,11 +65,8 @@ class Network(tf.Module):
 
     def __init__(self, model: keras.Model, spec: ModelSpec) -> None:
         super().__init__()
-        if spec.precision != "float32":
-            # These runtimes have no bfloat16; weights are float32 always.
-            weights = model.get_weights()
-            model = build_model(dataclasses.replace(spec, precision="float32"))
-            model.set_weights(weights)
+        if spec.precision != "float32" or spec.logit_offsets:
+            model = _for_serving_alone(model, spec)
         self.model, self.size = model, spec.image_size
 
     def serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -82,6 +80,21 @@ class Network(tf.Module):
         shape = [batch, self.size, self.size, 3]
         images = tf.TensorSpec(shape, dtype, name="images")
         return tf.function(self.serve, input_signature=[images])
+
+
+def _for_serving_alone(model: keras.Model, spec: ModelSpec) -> keras.Model:
+    """The same in float32, its offsets a part of the head's bias.
+
+    These runtimes have no bfloat16 (weights are float32 always), and TFLite's int8
+    takes the labels from dequantized logits where offsets are added last.
+    """
+    plain = dataclasses.replace(spec, precision="float32", logit_offsets=None)
+    found = build_model(plain)
+    found.set_weights(model.get_weights())
+    if spec.logit_offsets:
+        # What comes after it, bilinear upsampling at most, keeps constants.
+        head_of(found).bias.assign_add(spec.logit_offsets)
+    return found
 
 
 def export_run(*, run_dir: str, records_dir: str | None, name: str) -> str:
