@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from tests import forks
+from tests import forks, tiny
 from tests.gcs import bucket, cloud, cloud_server  # noqa: F401
 from trainer.data import conversion, preparation, sample, sources
 
@@ -25,6 +25,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+tiny.rewrite_no_graphs()
 
 # The same examples every time: a change that passes once passes again.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)

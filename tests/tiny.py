@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 from trainer.model.encoders import ENCODERS, Encoder
 
@@ -20,6 +21,15 @@ def tiny(
 
 
 TINY = Encoder(tiny, tuple(f"stage_{k}" for k in range(5)), (1, 0), "")
+
+
+def rewrite_no_graphs() -> None:
+    """TensorFlow runs functions of this process as they are written.
+
+    To rewrite them for speed (Grappler) takes longer than the few small steps of a test.
+    Commands in interpreters of their own rewrite them, as users' do.
+    """
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def register() -> None:
