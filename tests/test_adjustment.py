@@ -29,7 +29,9 @@ SPEC = ModelSpec(
     decoder="lateral",
     test_scale=1.5,
 )
-OFFSETS = [0.25, 1.0, 3.0]
+SHARES = [0.75, 0.2, 0.05]
+LIFTED = dataclasses.replace(SPEC, logit_adjustment=2.0, class_shares=SHARES)
+OFFSETS = -2 * np.log(SHARES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +60,8 @@ def test_a_class_that_never_occurs_is_not_lifted() -> None:
 def _both(spec: ModelSpec) -> tuple[keras.Model, keras.Model]:
     """A model without and one with offsets, of equal weights."""
     plain = build_model(spec)
-    adjusted = build_model(dataclasses.replace(spec, logit_offsets=OFFSETS))
+    lifted = dataclasses.replace(LIFTED, precision=spec.precision)
+    adjusted = build_model(lifted)
     adjusted.set_weights(plain.get_weights())
     return plain, adjusted
 
@@ -86,15 +89,14 @@ def test_a_checkpoint_fits_with_and_without_offsets(tmp_path: Path) -> None:
 
 def test_a_saved_specification_holds_the_offsets_of_its_classes() -> None:
     recipe = resolve("default", {"logit_adjustment": 0.5})
-    shares = [0.75, 0.2, 0.05]
-    spec = build_spec(recipe, SPEC.label_names, "float32", shares)
-    assert spec.logit_offsets == pytest.approx([-0.5 * np.log(x) for x in shares])
+    spec = build_spec(recipe, SPEC.label_names, "float32", SHARES)
+    assert spec.logit_offsets == pytest.approx(OFFSETS / 4)
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 
 def test_models_saved_before_there_were_offsets_have_none() -> None:
     saved = json.loads(SPEC.to_json())
-    del saved["logit_offsets"]
+    del saved["logit_adjustment"], saved["class_shares"]
     assert ModelSpec.from_json(json.dumps(saved)) == SPEC
     assert SPEC.logit_offsets is None
 

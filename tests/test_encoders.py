@@ -493,6 +493,16 @@ def test_pixels_of_the_tutorials_preprocessing_keep_their_order() -> None:
     np.testing.assert_allclose(ready(pixels)[0, 0, 0], [0, 0.2, 1], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["efficientnetb0", "efficientnetv2b0"])
+def test_no_features_are_dropped_at_random(name: str) -> None:
+    """Which ones would be in no checkpoint, and so not those of a run that goes on."""
+    encoder = encoders.build_encoder(name, image_size=32, weights="none")
+    image = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    first, second = encoder(image, training=True), encoder(image, training=True)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("name", "closest"),
     [

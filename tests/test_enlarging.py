@@ -79,10 +79,26 @@ def test_scores_predictions_and_exports_see_photos_enlarged() -> None:
     for labels in (
         evaluation.compile_predictor(model)(PHOTOS),
         build_predictor(model, SPEC)(PHOTOS)[0],
-        build_predictor(model, SPEC, sizes=[96])(PHOTOS)[1],
         serving.serve(PHOTOS)["labels"].numpy(),
     ):
         np.testing.assert_array_equal(labels, expected)
+
+
+def test_views_of_several_sizes_mirrored_are_their_mean_at_the_size_of_the_scores() -> (
+    None
+):
+    model = build_model(SPEC)
+    images, shares = PHOTOS.astype(np.float32), []
+    for net in (model, twin(model, SPEC, 64)):
+        shares.append(tf.nn.softmax(net(images, training=False)))
+        mirrored = tf.nn.softmax(net(images[:, :, ::-1], training=False))
+        shares.append(mirrored[:, :, ::-1])
+    mean = tf.image.resize(sum(shares), (48, 48), antialias=True)
+    options = {"sizes": [96, 64], "flip": True, "score_size": 48}
+    own, sized = build_predictor(model, SPEC, **options)(PHOTOS)
+    assert np.mean(own == np.argmax(sum(shares), axis=-1)) > 0.999
+    assert np.mean(sized == np.argmax(mean, axis=-1)) > 0.999
+    assert np.mean(own == np.argmax(shares[0], axis=-1)) < 0.999
 
 
 def test_views_of_other_sizes_are_those_of_plain_networks() -> None:
@@ -116,13 +132,26 @@ def test_enlargement_is_the_mean_side_of_crops_turned_over() -> None:
 
 
 def test_the_seen_size_is_a_multiple_of_32() -> None:
-    for size, scale, seen in ((128, 1.25, 160), (32, 1.25, 32), (96, 1.25, 128)):
+    for size, scale, seen in (
+        *((128, 1.25, 160), (32, 1.25, 32), (96, 1.25, 128)),
+        *((64, 1.25, 96), (192, 1.25, 256), (320, 1.25, 416)),
+    ):
         spec = dataclasses.replace(SPEC, image_size=size, test_scale=scale)
         assert spec.seen_size == seen
 
 
 def test_the_tutorial_sees_photos_as_they_are() -> None:
     assert build_spec(RECIPES["tutorial"], ["a"], "float32").test_scale == 1
+
+
+def test_a_scale_given_by_name_that_changes_no_size_is_refused() -> None:
+    message = (
+        r"^--test_scale=1\.1: .* --image_size=128 itself; give 1\.125 or more, or 1$"
+    )
+    with pytest.raises(SeamlineError, match=message):
+        resolve("default", {"test_scale": 1.1})
+    recipe = resolve("default", {"test_scale": 1.125})
+    assert build_spec(recipe, ["a", "b"], "float32").seen_size == 160
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 2.5])

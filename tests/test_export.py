@@ -58,7 +58,10 @@ def run_dir(
         precision="float32",
         label_names=NAMES,
         decoder="lateral",
-        logit_offsets=[0.0, 0.002, 0.004, 0.008, 0.006, 0.002],
+        # As the default recipe: seen larger, rare classes lifted.
+        test_scale=2.0,
+        logit_adjustment=0.002,
+        class_shares=[0.8, 0.1, 0.05, 0.02, 0.02, 0.01],
     )
     tf.keras.utils.set_random_seed(1)
     folder = tmp_path_factory.mktemp("export") / "run"
@@ -272,13 +275,38 @@ def test_a_model_of_low_precision_is_converted_in_float32(run_dir: Path) -> None
     assert 0 < np.abs(found - own).max() < 0.1 * np.abs(own).max()
 
 
+def test_a_run_that_does_not_know_how_often_classes_occur_cannot_lift_them(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    spec = json.loads((run_dir / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**spec, "class_shares": None}))
+    message = r"^--logit_adjustment=0\.5: .*model\.json has no class_shares"
+    with pytest.raises(SeamlineError, match=message):
+        state.load_model(str(tmp_path), logit_adjustment=0.5)
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+def test_the_tutorials_network_is_converted(run_dir: Path, name: str) -> None:
+    """Its decoder takes features that get no gradient by a layer of our own."""
+    spec = ModelSpec.from_json((run_dir / "model.json").read_text())
+    plain = {"test_scale": 1.0, "logit_adjustment": 0.0, "decoder": "pix2pix"}
+    spec = dataclasses.replace(spec, encoder_training="frozen", **plain)
+    model, wanted = build_model(spec), formats.FORMATS[name]
+    kinds = {type(layer).__name__ for layer in model.layers}
+    assert "SkipTranspose" in kinds
+    content = wanted.convert(formats.Network(model, spec), lambda: np.zeros(0))
+    image = photo(32, 32)
+    logits = model(image[np.newaxis].astype(np.float32), training=False)[0]
+    found = wanted.load(content)(image)
+    assert np.mean(found == np.argmax(logits, axis=-1)) > 0.99
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_offsets_of_logits_become_a_part_of_the_converted_head(
     run_dir: Path, decoder: str
 ) -> None:
     spec = ModelSpec.from_json((run_dir / "model.json").read_text())
-    offsets = [0.0, 1.0, 2.0, 8.0, 4.0, 1.0]
-    spec = dataclasses.replace(spec, decoder=decoder, logit_offsets=offsets)
+    spec = dataclasses.replace(spec, decoder=decoder, logit_adjustment=2.0)
     model, image = build_model(spec), photo(32, 32)[np.newaxis]
     network = formats.Network(model, spec)
     kinds = {type(layer).__name__ for layer in network.model.layers}

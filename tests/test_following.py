@@ -119,19 +119,37 @@ def test_the_exit_code_of_wait_tells_how_the_job_ended(
     assert end[2] in told
 
 
+_MISTAKEN = ("PodFailurePolicy", _FAILED_WITH.format("trainer", 42))
+_GAVE_UP = ("BackoffLimitExceeded", "")
+
+
+@pytest.mark.parametrize(
+    ("codes", "end", "told"),
+    [
+        ((42, 143), _MISTAKEN, "first-0: exit 42 → a retry cannot mend it"),
+        ((137, 75), _GAVE_UP, "first-0: exit 137 → killed from outside"),
+        ((1, 143), _GAVE_UP, "first-0: exit 1"),
+        ((137, 1), _GAVE_UP, "first-1: exit 1"),
+        ((75, 75), _GAVE_UP, "first-1: exit 75 → another worker or a service was lost"),
+    ],
+)
 def test_wait_tells_of_the_worker_that_failed_and_not_of_one_stopped_for_it(
-    desk: Desk, capsys: pytest.CaptureFixture
+    desk: Desk,
+    capsys: pytest.CaptureFixture,
+    codes: tuple[int, int],
+    end: tuple[str, str],
+    told: str,
 ) -> None:
     desk.create()
-    for number, code in enumerate((42, 143)):
+    for number, code in enumerate(codes):
         state = container_state(terminated={"exitCode": code})
         ended = {"phase": "Failed", "containerStatuses": [state]}
         desk.add_pod(f"first-{number}", number, ended)
-    desk.end("Failed", "PodFailurePolicy", _FAILED_WITH.format("trainer", 42))
-    assert following.wait(open_cluster(), "first") == 42
-    told = capsys.readouterr().out.splitlines()[1:]
-    assert len(told) == 1
-    assert told[0].startswith("  first-0: exit 42 → a retry cannot mend it")
+    desk.end("Failed", *end)
+    assert f": exit {following.wait(open_cluster(), 'first')}" in told
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"  {told}")
 
 
 def test_only_used_up_retries_hand_on_the_code_of_the_last_pod(desk: Desk) -> None:

@@ -178,11 +178,13 @@ def test_validation_takes_parts_too_and_finds_the_same(
 
     monkeypatch.setattr(inputs, "ordered_batches", ordered_batches)
     strategy = devices()
-    for limit in (4 * ONE_EXAMPLE, ONE_EXAMPLE):
-        monkeypatch.setattr(head, "LOGITS_BYTES", limit)
-        job = job_with(tmp_path / str(limit), strategy, {})
+    for limit, accumulate in ((4, 1), (1, 1), (4, 2)):
+        monkeypatch.setattr(head, "LOGITS_BYTES", limit * ONE_EXAMPLE)
+        place = tmp_path / f"{limit} {accumulate}"
+        job = job_with(place, strategy, {}, accumulate=accumulate)
         found.append(steps.compile_validation(job)())
-    assert sizes == [4, strategy.num_replicas_in_sync]
-    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-6)
-    np.testing.assert_array_equal(found[0].confusion, found[1].confusion)
+    assert sizes == [4, strategy.num_replicas_in_sync, 2]
+    for other in found[1:]:
+        assert other.loss == pytest.approx(found[0].loss, rel=1e-6)
+        np.testing.assert_array_equal(other.confusion, found[0].confusion)
     assert all(len(x.labels) for x in found), "what is watched is among them"

@@ -83,6 +83,10 @@ def test_a_value_that_cannot_work_is_refused_with_the_fix(
         ({"learning_rate_floor": 0.1}, "--learning_rate_floor=0.1: is above"),
         ({"class_weight_floor": 9.0}, "_floor=9.0: is above --class_weight_cap=8.0"),
         ({"accumulate": 3}, "--accumulate=3: does not divide --batch_size=8"),
+        (
+            {"decoder_dropout": 0.1, "accumulate": 2},
+            "--decoder_dropout=0.1: --accumulate with dice",
+        ),
         ({"unfreeze_epoch": 50}, "--unfreeze_epoch=50: --epochs=50 end before"),
         ({"nesterov": True}, "--nesterov: is a kind of sgd"),
         (

@@ -126,6 +126,25 @@ def test_own_folders_and_lists_take_the_place_of_the_manifests_values(
     assert not [token for token in args if token.startswith(gone)]
 
 
+@pytest.mark.parametrize(
+    ("manifest", "given"),
+    [
+        ("train-job", ["--recipe=tutorial"]),
+        ("train-multiworker", ["--recipe=tutorial"]),
+        ("train-multiworker", ["--recipe=tutorial", "--batch_size=32"]),
+    ],
+)
+def test_another_recipe_trains_with_its_own_batch_unless_one_is_given(
+    desk: Desk, manifest: str, given: list[str]
+) -> None:
+    told = desk.submit("--dry_run", f"--manifest=k8s/{manifest}.yaml", "--", *given)
+    (job, *_) = [x for x in printed(told) if x["kind"] == "Job"]
+    names = ("batch_size", "image_size", "loss", "optimizer", "learning_rate")
+    found = {x.partition("=")[0][2:] for x in container(job)["args"]}
+    own = {token.partition("=")[0][2:] for token in given}
+    assert found & {*names} == own & {*names}
+
+
 def test_the_last_of_two_values_counts_with_one_dash_or_two(desk: Desk) -> None:
     told = desk.submit("--dry_run", "--", "-epochs=3", "--epochs=4", "-seed=7")
     (job, *_) = printed(told)

@@ -108,6 +108,28 @@ def test_the_best_epochs_scores_are_those_of_the_evaluation(
     assert again["native"]["confusion"] == scores["native"]["confusion"]
 
 
+def test_rare_classes_are_lifted_as_asked_in_a_finished_run(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    spec = json.loads((finished_run / "model.json").read_text())
+    # A class that never occurs is not lifted.
+    rarity = [-np.log(x) if x else 0.0 for x in spec["class_shares"]]
+    found = []
+    for strength in ("0", "2"):
+        done = run_command(
+            "trainer.evaluate",
+            f"--run_dir={finished_run}",
+            f"--logit_adjustment={strength}",
+            f"--output={tmp_path / 'scores.json'}",
+            cwd=finished_run.parent.parent,
+        )
+        assert done.returncode == 0, done.stderr
+        scores = json.loads((tmp_path / "scores.json").read_text())
+        predicted = np.sum(scores["confusion"], axis=0)
+        found.append(np.average(rarity, weights=predicted))
+    assert found[1] > found[0]
+
+
 def test_a_file_that_cannot_be_written_is_one_line(finished_run: Path) -> None:
     done = run_command(
         "trainer.evaluate",
@@ -371,7 +393,7 @@ def test_all_options_work_together(
     model = json.loads((tmp_path / "run" / "model.json").read_text())
     assert model["precision"] == "float16"
     shares = read_card(str(records_dir)).frequencies("train")
-    assert model["logit_offsets"] == [-0.3 * np.log(x) if x else 0 for x in shares]
+    assert (model["logit_adjustment"], model["class_shares"]) == (0.3, shares)
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     best = max(row["val_mean_iou"] for row in rows)
     assert scores["mean_iou"] == pytest.approx(best, abs=2e-3)

@@ -26,7 +26,7 @@ TINY = Encoder(tiny, tuple(f"stage_{k}" for k in range(5)), (1, 0), "")
 def rewrite_no_graphs() -> None:
     """TensorFlow runs functions of this process as they are written.
 
-    To rewrite them for speed (Grappler) takes longer than the few small steps of a test.
+    To rewrite them for speed (Grappler) takes longer than a test's few small steps.
     Commands in interpreters of their own rewrite them, as users' do.
     """
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

@@ -21,6 +21,7 @@ shared.define_stage_flag()
 shared.define_input_flags()
 shared.define_label_groups_flag("truth and predictions alike")
 shared.define_score_size_flag()
+shared.define_logit_adjustment_flag()
 flags.adopt_module_key_flags(shared)
 _SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "part of the records")
 _OUTPUT = flags.DEFINE_string(
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
         flip=_FLIP.value,
         scales=_SCALES.value,
         score_size=flags.FLAGS.score_size,
+        logit_adjustment=flags.FLAGS.logit_adjustment,
     )
 
 

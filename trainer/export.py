@@ -26,6 +26,8 @@ _RECORDS_DIR = flags.DEFINE_string(
     "records whose validation photos check the result and whose training photos set "
     "the ranges of int8 (default: those it was trained on)",
 )
+shared.define_logit_adjustment_flag()
+flags.adopt_module_key_flags(shared)
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +36,10 @@ def main(argv: list[str]) -> None:
     with shared.quiet_imports():
         from trainer.results import formats
     formats.export_run(
-        run_dir=_RUN_DIR.value, records_dir=_RECORDS_DIR.value, name=_FORMAT.value
+        run_dir=_RUN_DIR.value,
+        records_dir=_RECORDS_DIR.value,
+        name=_FORMAT.value,
+        logit_adjustment=flags.FLAGS.logit_adjustment,
     )
 
 

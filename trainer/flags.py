@@ -137,6 +137,17 @@ def define_score_size_flag() -> None:
     )
 
 
+def define_logit_adjustment_flag() -> None:
+    """How much a finished run's model lifts rare classes."""
+    flags.DEFINE_float(
+        "logit_adjustment",
+        None,
+        "lift the logits of each class by so many times -log of its share of the "
+        "pixels trained on; 0: not at all (default: as the run's own)",
+        lower_bound=0.0,
+    )
+
+
 def define_input_flags() -> None:
     """What the input may use of the machine."""
     for knob in dataclasses.fields(Limits):

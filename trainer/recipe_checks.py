@@ -19,12 +19,7 @@ def check(recipe: Recipe) -> None:
     Raises:
       SeamlineError: names the flag, the value and what would do.
     """
-    size = recipe.image_size
-    if size < 32 or size % 32:
-        raise SeamlineError(
-            f"--image_size={size}: must be a multiple of 32, since the encoder halves "
-            f"it five times; nearest: {nearest_multiples(size, 32)}"
-        )
+    _check_sizes(recipe)
     for knob, least in (
         ("batch_size", 1),
         ("accumulate", 1),
@@ -55,11 +50,6 @@ def check(recipe: Recipe) -> None:
             f"--repeat_threshold={recipe.repeat_threshold}: a share of the images, "
             "must lie in 0..1"
         )
-    if recipe.test_scale and not 1 <= recipe.test_scale <= 2:
-        raise SeamlineError(
-            f"--test_scale={recipe.test_scale}: must lie in 1..2, or be 0 for what the "
-            "augmentation's crops ask for"
-        )
     for knob in (
         *("learning_rate", "schedule_power", "class_weight_cap"),
         *("encoder_learning_rate_factor", "layer_decay"),
@@ -84,6 +74,26 @@ def check(recipe: Recipe) -> None:
     _check_together(recipe)
 
 
+def _check_sizes(recipe: Recipe) -> None:
+    size = recipe.image_size
+    if size < 32 or size % 32:
+        raise SeamlineError(
+            f"--image_size={size}: must be a multiple of 32, since the encoder halves "
+            f"it five times; nearest: {nearest_multiples(size, 32)}"
+        )
+    if recipe.test_scale and not 1 <= recipe.test_scale <= 2:
+        raise SeamlineError(
+            f"--test_scale={recipe.test_scale}: must lie in 1..2, or be 0 for what the "
+            "augmentation's crops ask for"
+        )
+    nearest = (size + 16) / size
+    if 1 < recipe.test_scale < nearest:
+        raise SeamlineError(
+            f"--test_scale={recipe.test_scale}: to the nearest multiple of 32 that is "
+            f"--image_size={size} itself; give {nearest:g} or more, or 1"
+        )
+
+
 def _check_together(recipe: Recipe) -> None:
     """Refuses values that cannot work beside another."""
     if recipe.batch_size % recipe.accumulate:
@@ -100,6 +110,12 @@ def _check_together(recipe: Recipe) -> None:
         raise SeamlineError(
             f"--class_weight_floor={recipe.class_weight_floor}: is above "
             f"--class_weight_cap={recipe.class_weight_cap}; give less"
+        )
+    if recipe.decoder_dropout and recipe.accumulate > 1 and "dice" in recipe.loss:
+        raise SeamlineError(
+            f"--decoder_dropout={recipe.decoder_dropout}: --accumulate with dice looks "
+            "at each part twice, and would drop other channels the second time; give a "
+            "--loss without dice, or one of the two"
         )
     if recipe.nesterov and recipe.optimizer != "sgd":
         raise SeamlineError(

@@ -50,6 +50,7 @@ def evaluate_run(
     flip: bool = False,
     scales: str = "1",
     score_size: int = 0,
+    logit_adjustment: float | None = None,
 ) -> dict[str, Any]:
     """Scores the best model of a run on a split of records; prints them.
 
@@ -64,6 +65,7 @@ def evaluate_run(
       groups: see `label_groups.read`; None: what the model was trained on.
       flip, scales: see `views`.
       score_size: see `score`.
+      logit_adjustment: in place of the run's own.
 
     Returns:
       The scores, `label_groups` and `test_time` beside them.
@@ -73,7 +75,7 @@ def evaluate_run(
         classes.
     """
     tf_files.check(run_dir)
-    model, spec = state.load_model(run_dir)
+    model, spec = state.load_model(run_dir, logit_adjustment=logit_adjustment)
     config = runs.read_config(run_dir)
     records_dir = records_dir or config["records_dir"]
     card = read_card(records_dir)

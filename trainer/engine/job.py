@@ -18,7 +18,6 @@ from trainer.data.inputs import Stream
 from trainer.engine import options
 from trainer.engine.averages import Averages
 from trainer.model import losses, stages
-from trainer.model.adjustment import rarity_offsets
 from trainer.model.unet import ModelSpec, build_model
 from trainer.recipes import Recipe
 
@@ -91,11 +90,9 @@ def build_spec(
     """What `model.json` holds.
 
     Args:
-      shares: of pixels of each class among the training examples; without them there is
-        no adjustment of logits.
+      shares: of pixels of each class among the training examples; without them rare
+        classes are not lifted.
     """
-    strength = recipe.logit_adjustment
-    adjusted = strength and shares
     return ModelSpec(
         encoder=recipe.encoder,
         encoder_training=recipe.encoder_training,
@@ -107,7 +104,8 @@ def build_spec(
         decoder=recipe.decoder,
         decoder_dropout=recipe.decoder_dropout,
         test_scale=recipe.test_scale or augment.enlargement(recipe.augment),
-        logit_offsets=rarity_offsets(shares, strength) if adjusted else None,
+        logit_adjustment=recipe.logit_adjustment,
+        class_shares=list(shares) or None,
     )
 
 

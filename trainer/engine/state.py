@@ -156,11 +156,18 @@ def load_best(run_dir: str, model: keras.Model) -> None:
         )
 
 
-def load_model(run_dir: str) -> tuple[keras.Model, ModelSpec]:
+def load_model(
+    run_dir: str, *, logit_adjustment: float | None = None
+) -> tuple[keras.Model, ModelSpec]:
     """Builds a run's model from `model.json`, with its best weights.
 
+    Args:
+      run_dir: of the run.
+      logit_adjustment: in place of the run's own.
+
     Raises:
-      SeamlineError: not a run directory, or nothing trained in it yet.
+      SeamlineError: not a run directory, nothing trained in it yet, or a model that
+        does not know how often its classes occur.
     """
     path = storage.join(run_dir, "model.json")
     if not storage.exists(path):
@@ -169,6 +176,13 @@ def load_model(run_dir: str) -> tuple[keras.Model, ModelSpec]:
             "--run_dir of a training"
         )
     spec = ModelSpec.from_json(storage.read_text(path))
+    if logit_adjustment is not None:
+        if spec.class_shares is None:
+            raise SeamlineError(
+                f"--logit_adjustment={logit_adjustment}: {path} has no class_shares, "
+                "being of an older release; leave the flag out"
+            )
+        spec = dataclasses.replace(spec, logit_adjustment=logit_adjustment)
     model = build_model(spec)
     load_best(run_dir, model)
     return model, spec

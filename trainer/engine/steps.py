@@ -204,8 +204,8 @@ def watched(job: Job) -> list[int]:
 
 
 def _validation_batch(job: Job) -> int:
-    """Examples at once, over all replicas."""
-    return job.batch_size // _parts(job)
+    """Examples at once, over all replicas: no more than a step takes at once."""
+    return job.batch_size // max(_parts(job), job.accumulate)
 
 
 def compile_validation(job: Job) -> Callable[[], Validation]:

@@ -47,6 +47,8 @@ def weighed(sums: list[list[tf.Tensor]], weights: list[list[tf.Tensor]]) -> tf.T
 def hits(logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
     """Right and labelled pixels, int64 scalars.
 
+    Where several classes have the highest logit, each of them is right.
+
     Args:
       logits: float32 `[B, H, W, C]`.
       masks: uint8 `[B, H, W]`.

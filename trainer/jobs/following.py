@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.errors import EXIT_USER_ERROR
+from trainer.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR
 from trainer.jobs import troubles
 from trainer.jobs.cluster import Cluster, may_pass
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _LOOK_EVERY_S = 2.0
+_FOR_ANOTHER = {EXIT_TRY_AGAIN, 128 + signal.SIGTERM}
 _MISTAKE = re.compile(rf"PodFailurePolicy .*exit code {EXIT_USER_ERROR}\b", re.DOTALL)
 
 
@@ -195,20 +197,26 @@ def _report_end(found: Cluster, name: str, job: Any) -> int:
     end = troubles.job_end(job)
     if end.type == "Complete":
         return 0
-    mistake = bool(_MISTAKE.match(f"{end.reason} {end.message}"))
     pods = [pod for pod in found.pods(name) if pod.status.phase == "Failed"]
-    # The other workers are stopped for it, and so end later.
-    cause = [pod for pod in pods if EXIT_USER_ERROR in _exit_codes(pod)]
-    for pod in (cause if mistake and cause else pods)[-1:]:
+    # Where one worker fails, the others are stopped or miss it, and may end later.
+    causes = [pod for pod in pods if not _ended_for_another(pod)]
+    last = (causes or pods)[-1:]
+    for pod in last:
         for trouble in troubles.pod_troubles(pod):
             told = troubles.with_advice(trouble, pod.metadata.name)
             print(f"  {pod.metadata.name}: {told}")
-    if mistake:
+    if _MISTAKE.match(f"{end.reason} {end.message}"):
         return EXIT_USER_ERROR
     if end.reason == "BackoffLimitExceeded":
-        codes = [code for pod in pods for code in _exit_codes(pod)]
+        codes = [code for pod in last for code in _exit_codes(pod)]
         return codes[-1] if codes else 1
     return 1
+
+
+def _ended_for_another(pod: Any) -> bool:
+    """Whether it was stopped or missed another; one that is evicted has no codes."""
+    codes = {*_exit_codes(pod)}
+    return bool(codes) and codes <= _FOR_ANOTHER
 
 
 def _exit_codes(pod: Any) -> list[int]:

@@ -28,6 +28,7 @@ _INSTEAD_OF = {
     "images_dir": ("dataset",),
     "train_ids": ("split_fraction", "split_seed"),
     "val_ids": ("split_fraction", "split_seed"),
+    "recipe": ("batch_size",),
 }
 """Flags that say what others of the manifest would say otherwise."""
 _OF_EACH_POD = ("num_hosts", "shard_index")

@@ -19,8 +19,8 @@ def rarity_offsets(shares: Sequence[float], strength: float) -> list[float]:
 
     Args:
       shares: share of pixels of each of C classes, among those trained on.
-      strength: 0 leaves logits as they are; at 1 all classes are held to be equally
-        likely.
+      strength: 0 leaves logits as they are; at 1 those of a network trained on plain
+        cross-entropy hold all classes to be equally likely.
 
     Returns:
       C numbers to add to the logits.
@@ -29,7 +29,7 @@ def rarity_offsets(shares: Sequence[float], strength: float) -> list[float]:
     present = values > 0
     offsets = np.zeros(values.shape)
     offsets[present] = -strength * np.log(values[present])
-    return offsets.tolist()
+    return [float(x) for x in offsets]
 
 
 class LogitAdjustment(keras.layers.Layer):

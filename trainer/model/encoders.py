@@ -119,6 +119,11 @@ def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
             "give a Keras weights file of this network without its top"
         ) from error
     layers = _layers(base)
+    for layer in layers.values():
+        if isinstance(layer, keras.layers.Dropout):
+            # EfficientNet's stochastic depth. Its masks are in no checkpoint, so a run
+            # that was interrupted would not get the weights of one that was not.
+            layer.rate = 0.0
     skips = {2**k: skip for k, skip in enumerate(encoder.skips, 1) if skip}
     outputs = [layers[skip].output for skip in skips.values()]
     sizes = [image_size / stride for stride in skips]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
 from trainer.model import decoders, encoders
-from trainer.model.adjustment import LogitAdjustment
+from trainer.model.adjustment import LogitAdjustment, rarity_offsets
 from trainer.model.enlarging import Enlarging
 from trainer.model.folding import fold_batch_norms
 from trainer.model.stages import encoder_of
@@ -25,7 +26,7 @@ class ModelSpec:
     `precision` is "float32", "bfloat16" or "float16": what layers compute in, not what
     weights and logits are. On a CPU, convolutions alone compute in bfloat16.
     `test_scale` is how many times larger the network sees photos outside of training;
-    `logit_offsets`, one of each class, are added to logits there.
+    `logit_adjustment` is how much it lifts rare classes there, by `class_shares`.
     """
 
     encoder: str
@@ -39,12 +40,20 @@ class ModelSpec:
     decoder: str = "pix2pix"
     decoder_dropout: float = 0.0
     test_scale: float = 1.0
-    logit_offsets: list[float] | None = None
+    logit_adjustment: float = 0.0
+    class_shares: list[float] | None = None
 
     @property
     def seen_size(self) -> int:
         """Height and width of photos inside the network, outside of training."""
         return scaled(self.image_size, self.test_scale)
+
+    @property
+    def logit_offsets(self) -> list[float] | None:
+        """What is added to the logits of each class outside of training."""
+        if not self.logit_adjustment or self.class_shares is None:
+            return None
+        return rarity_offsets(self.class_shares, self.logit_adjustment)
 
     @property
     def classes(self) -> int:
@@ -63,7 +72,7 @@ class ModelSpec:
 
 def scaled(size: int, scale: float) -> int:
     """So many times a size, as a multiple of 32, which the encoder's strides need."""
-    return max(1, round(scale * size / 32)) * 32
+    return max(1, math.floor(scale * size / 32 + 0.5)) * 32
 
 
 def build_model(
@@ -117,7 +126,7 @@ def _assemble(spec: ModelSpec, encoder_weights: str) -> keras.Model:
     )
     if spec.precision != "float32":
         logits = keras.layers.Activation("linear", dtype="float32")(logits)
-    if spec.logit_offsets is not None:
+    if spec.logit_offsets:
         logits = LogitAdjustment(spec.logit_offsets, dtype="float32")(logits)
     if spec.seen_size == spec.image_size:
         return keras.Model(image, logits, name="unet")

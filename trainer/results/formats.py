@@ -65,9 +65,7 @@ class Network(tf.Module):
 
     def __init__(self, model: keras.Model, spec: ModelSpec) -> None:
         super().__init__()
-        if spec.precision != "float32" or spec.logit_offsets:
-            model = _for_serving_alone(model, spec)
-        self.model, self.size = model, spec.image_size
+        self.model, self.size = _for_serving_alone(model, spec), spec.image_size
 
     def serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Images `[B, S, S, 3]` in 0..255 -> `labels` uint8, `logits` float32."""
@@ -83,13 +81,14 @@ class Network(tf.Module):
 
 
 def _for_serving_alone(model: keras.Model, spec: ModelSpec) -> keras.Model:
-    """The same in float32, its offsets a part of the head's bias.
+    """The same of plain layers in float32, its offsets a part of the head's bias.
 
-    These runtimes have no bfloat16 (weights are float32 always), and TFLite's int8
-    takes the labels from dequantized logits where offsets are added last.
+    These runtimes have no bfloat16 (weights are float32 always). TFLite's converter
+    cannot save the gradient of its own that a decoder has on a frozen encoder, and
+    int8 takes the labels from dequantized logits where offsets are added last.
     """
-    plain = dataclasses.replace(spec, precision="float32", logit_offsets=None)
-    found = build_model(plain)
+    plain = {"precision": "float32", "encoder_training": "full"}
+    found = build_model(dataclasses.replace(spec, **plain, logit_adjustment=0.0))
     found.set_weights(model.get_weights())
     if spec.logit_offsets:
         # What comes after it, bilinear upsampling at most, keeps constants.
@@ -97,13 +96,20 @@ def _for_serving_alone(model: keras.Model, spec: ModelSpec) -> keras.Model:
     return found
 
 
-def export_run(*, run_dir: str, records_dir: str | None, name: str) -> str:
+def export_run(
+    *,
+    run_dir: str,
+    records_dir: str | None,
+    name: str,
+    logit_adjustment: float | None = None,
+) -> str:
     """Writes the best model of a run in a format; checks it on validation photos.
 
     Args:
       run_dir: of the run.
       records_dir: to check on and to calibrate with; None: those it was trained on.
       name: "saved_model" or one of `FORMATS`.
+      logit_adjustment: in place of the run's own.
 
     Returns:
       The folder: `export` in the run directory, `export_` and the format's name for
@@ -116,7 +122,7 @@ def export_run(*, run_dir: str, records_dir: str | None, name: str) -> str:
     for package in packages:
         _require(package, name)
     tf_files.check(run_dir)
-    model, spec = state.load_model(run_dir)
+    model, spec = state.load_model(run_dir, logit_adjustment=logit_adjustment)
     records_dir = records_dir or runs.read_config(run_dir)["records_dir"]
     card = _read_card(records_dir)
     photos = agreement.photos_of(records_dir, card)
