@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 
@@ -33,7 +34,9 @@ class Serving(tf.Module):
 
     def __init__(self, model: keras.Model, spec: ModelSpec) -> None:
         super().__init__()
-        self.model = model
+        # Not the model itself: Keras would have it and its encoder traced once more.
+        self._call = functools.partial(model, training=False)
+        self._values = [variable.value for variable in model.variables]
         self._size = spec.image_size
         # Variables, since a SavedModel keeps no constants as attributes.
         with tf.device("/cpu:0"):
@@ -48,7 +51,7 @@ class Serving(tf.Module):
         Labels at the model's size are enlarged by nearest neighbour, as they are for
         the scores at original size.
         """
-        logits = self.model(resize_images(images, self._size), training=False)
+        logits = self._call(resize_images(images, self._size))
         labels = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
         height, width = tf.unstack(tf.shape(images)[1:3])
         return {"labels": resize_labels(labels, height, width)}
@@ -60,7 +63,7 @@ class Serving(tf.Module):
         Those of the model's size are enlarged bilinearly. They take 4·H·W·C bytes a
         photo; photos of S x S get the model's own.
         """
-        logits = self.model(resize_images(images, self._size), training=False)
+        logits = self._call(resize_images(images, self._size))
         shares = tf.nn.softmax(logits)
         return {"probabilities": tf.image.resize(shares, tf.shape(images)[1:3])}
 

@@ -87,8 +87,10 @@ def _for_serving_alone(model: keras.Model, spec: ModelSpec) -> keras.Model:
     cannot save the gradient of its own that a decoder has on a frozen encoder, and
     int8 takes the labels from dequantized logits where offsets are added last.
     """
-    plain = {"precision": "float32", "encoder_training": "full"}
-    found = build_model(dataclasses.replace(spec, **plain, logit_adjustment=0.0))
+    plain = dataclasses.replace(
+        spec, precision="float32", encoder_training="full", logit_adjustment=0.0
+    )
+    found = build_model(plain)
     found.set_weights(model.get_weights())
     if spec.logit_offsets:
         # What comes after it, bilinear upsampling at most, keeps constants.
