@@ -47,12 +47,14 @@ def train(
     *,
     image_size: int = 32,
     strategy: str = "one_device",
+    knobs: dict[str, Any] | None = None,
     **values: Any,
 ) -> None:
     """What `trainer.task` does."""
+    given = VALUES | {"image_size": image_size} | (knobs or {})
     pipeline.run(
         recipe_name="default",
-        recipe=recipes.resolve("default", VALUES | {"image_size": image_size}),
+        recipe=recipes.resolve("default", given),
         data={"dataset": "auto", "records_dir": str(records_dir)},
         stage_dir=None,
         input_limits={},
@@ -170,6 +172,30 @@ def test_views_are_averaged_where_they_are_asked_for(
     assert plain["test_time"] == {"flip": False, "image_sizes": [32]}
     assert plain["label_groups"] is None
     assert plain["confusion"] == before["confusion"]
+
+
+def test_the_newest_model_is_scored_where_it_is_asked_for(
+    records_dir: Path, tmp_path: Path
+) -> None:
+    """As validation saw it, averages and all, whatever the best one was."""
+    run_dir = tmp_path / "run"
+    train(records_dir, run_dir, knobs={"epochs": 3, "ema": 0.9})
+    rows = state.read_history(str(run_dir))
+    checkpoints = run_dir / "checkpoints"
+    # Were the last epoch the best, either could pass for the other.
+    for path in (checkpoints / "best").glob(f"ckpt-{rows[-1]['step']}.*"):
+        path.unlink()
+    best = max(rows[:-1], key=lambda epoch: epoch["val_mean_iou"])
+    for checkpoint, epoch in (("last", rows[-1]), ("best", best)):
+        scores = evaluate(run_dir, checkpoint=checkpoint)
+        assert scores["checkpoint"] == checkpoint
+        found = [scores[x] for x in ("foreground_accuracy", "mean_iou", "mean_recall")]
+        told = ("val_foreground_accuracy", "val_mean_iou", "val_mean_recall")
+        assert found == pytest.approx([epoch[x] for x in told], rel=1e-6)
+    for path in (checkpoints / "last").iterdir():
+        path.unlink()
+    with pytest.raises(SeamlineError, match="checkpoints/last is empty"):
+        evaluate(run_dir, checkpoint="last")
 
 
 @pytest.fixture(scope="module")

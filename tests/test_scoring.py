@@ -85,11 +85,12 @@ def asked_of(door: str, what: str, *arguments: str) -> dict[str, Any]:
 
 def test_flags_of_the_evaluation_are_passed_on() -> None:
     plain = asked_of("evaluate", "scoring.evaluate_run", "--run_dir=r")
-    names = ("groups", "flip", "scales", "score_size")
-    assert [plain[name] for name in names] == [None, False, "1", 0]
+    names = ("groups", "flip", "scales", "score_size", "checkpoint")
+    assert [plain[name] for name in names] == [None, False, "1", 0, "best"]
     given = ("--label_groups=ccp9", "--flip", "--scales=1,1.5", "--score_size=96")
+    given += ("--checkpoint=last",)
     values = asked_of("evaluate", "scoring.evaluate_run", "--run_dir=r", *given)
-    assert [values[name] for name in names] == ["ccp9", True, "1,1.5", 96]
+    assert [values[name] for name in names] == ["ccp9", True, "1,1.5", 96, "last"]
 
 
 def test_a_training_may_be_scored_at_another_size() -> None:

@@ -2,7 +2,7 @@
 
     python -m trainer.evaluate --run_dir=runs/first --split=val
     python -m trainer.evaluate --run_dir=runs/first --label_groups=ccp9 --flip
-    python -m trainer.evaluate --run_dir=runs/at256 --score_size=128
+    python -m trainer.evaluate --run_dir=runs/at256 --score_size=128 --checkpoint=last
 
 docs/scores.md tells what each score means.
 """
@@ -24,6 +24,13 @@ shared.define_score_size_flag()
 shared.define_logit_adjustment_flag()
 flags.adopt_module_key_flags(shared)
 _SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "part of the records")
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint",
+    "best",
+    ["best", "last"],
+    "the model of the epoch with the highest mean IoU, which validation photos chose, "
+    "or the newest one, which nothing chose",
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file for all scores (default: none)"
 )
@@ -55,6 +62,7 @@ def main(argv: list[str]) -> None:
         scales=_SCALES.value,
         score_size=flags.FLAGS.score_size,
         logit_adjustment=flags.FLAGS.logit_adjustment,
+        checkpoint=_CHECKPOINT.value,
     )
 
 

@@ -51,8 +51,9 @@ def evaluate_run(
     scales: str = "1",
     score_size: int = 0,
     logit_adjustment: float | None = None,
+    checkpoint: str = "best",
 ) -> dict[str, Any]:
-    """Scores the best model of a run on a split of records; prints them.
+    """Scores a model of a run on a split of records; prints them.
 
     Args:
       run_dir: of the run.
@@ -66,9 +67,11 @@ def evaluate_run(
       flip, scales: see `views`.
       score_size: see `score`.
       logit_adjustment: in place of the run's own.
+      checkpoint: "best", of the epoch with the highest mean IoU on validation photos,
+        or "last", the newest.
 
     Returns:
-      The scores, `label_groups` and `test_time` beside them.
+      The scores; `label_groups`, `test_time` and `checkpoint` beside them.
 
     Raises:
       SeamlineError: no such run, records, groups or scales, or records of other
@@ -77,6 +80,8 @@ def evaluate_run(
     tf_files.check(run_dir)
     model, spec = state.load_model(run_dir, logit_adjustment=logit_adjustment)
     config = runs.read_config(run_dir)
+    if checkpoint == "last":
+        state.load_last(run_dir, model, averaged=config["ema"] > 0)
     records_dir = records_dir or config["records_dir"]
     card = read_card(records_dir)
     trained = _trained_groups(config, card, spec, run_dir, records_dir)
@@ -102,6 +107,7 @@ def evaluate_run(
     )
     scores["label_groups"] = scored.to_dict() if scored else None
     scores["test_time"] = {"flip": flip, "image_sizes": sizes}
+    scores["checkpoint"] = checkpoint
     if output:
         storage.write_text(output, json.dumps(scores) + "\n")
     log_scores(scores, split=split)

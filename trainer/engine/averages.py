@@ -43,6 +43,11 @@ class Averages(tf.Module):
 
         self._for_each(move, keep)
 
+    def replace_weights(self) -> None:
+        """The model holds the averages from now on; its own weights are lost."""
+        for average, weight in zip(self.averages, self._weights, strict=True):
+            weight.assign(average)
+
     @contextlib.contextmanager
     def in_model(self) -> Iterator[None]:
         """The model holds the averages meanwhile, and its own weights again after."""

@@ -148,8 +148,30 @@ def load_best(run_dir: str, model: keras.Model) -> None:
     Raises:
       SeamlineError: there is none yet, or it cannot be read.
     """
-    folder = storage.join(run_dir, "checkpoints", "best")
-    if not read_newest(tf.train.Checkpoint(model=model), folder):
+    _load(run_dir, "best", tf.train.Checkpoint(model=model))
+
+
+def load_last(run_dir: str, model: keras.Model, *, averaged: bool) -> None:
+    """Restores the weights of a run's newest checkpoint, as validation saw them.
+
+    Args:
+      run_dir: of the run.
+      model: as the run's own.
+      averaged: the run keeps averages of its weights (`ema`): those, then.
+
+    Raises:
+      SeamlineError: there is none yet, or it cannot be read.
+    """
+    if not averaged:
+        return _load(run_dir, "last", tf.train.Checkpoint(model=model))
+    averages = Averages(model, 0.0, tf.distribute.get_strategy())
+    _load(run_dir, "last", tf.train.Checkpoint(model=model, averages=averages))
+    averages.replace_weights()
+
+
+def _load(run_dir: str, which: str, checkpoint: tf.train.Checkpoint) -> None:
+    folder = storage.join(run_dir, "checkpoints", which)
+    if not read_newest(checkpoint, folder):
         raise SeamlineError(
             f"{run_dir}: holds no trained model ({folder} is empty); train one with "
             f"python -m trainer.task --run_dir={run_dir}"
