@@ -206,6 +206,24 @@ def test_weights_that_do_not_fit_are_one_clear_error(tmp_path: Path) -> None:
         build_model(spec(image_size=32), encoder_weights=str(path))
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights"])
+def test_a_file_that_holds_no_weights_is_told_before_records_are_made(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "encoder.weights.h5"
+    path.write_bytes(content)
+    with pytest.raises(SeamlineError, match="neither an HDF5 nor"):
+        encoders.resolve_weights("mobilenetv2", str(path), image_size=32)
+    source = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    for name in ("encoder.weights.h5", "whole.keras"):
+        path = tmp_path / name
+        source.save(path) if name == "whole.keras" else source.save_weights(path)
+        found = encoders.resolve_weights("mobilenetv2", str(path), image_size=32)
+        assert found == str(path)
+
+
 def test_auto_weights_fall_back_and_named_ones_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,6 +13,8 @@ from trainer.errors import SeamlineError, Unavailable
 from trainer.model.registry import ENCODERS, Encoder
 from trainer.storage import network
 
+# Of an HDF5 file, and of the zip that a .keras file is.
+_STARTS = (b"\x89HDF\r\n\x1a\n", b"PK")
 _WEIGHTS_HOST = "https://storage.googleapis.com"
 
 
@@ -65,7 +67,7 @@ def resolve_weights(name: str, weights: str, *, image_size: int) -> str:
       image_size: height and width of the model's input.
 
     Raises:
-      SeamlineError: a weights file that is not there.
+      SeamlineError: a weights file that is not there, or is none.
       Unavailable: "imagenet" is not at hand and its host cannot be reached.
     """
     find(name)
@@ -78,12 +80,23 @@ def resolve_weights(name: str, weights: str, *, image_size: int) -> str:
             f"{_cache_folder()} and {_WEIGHTS_HOST} cannot be "
             "reached; connect, give a weights file, or use --encoder_weights=none"
         )
-    if weights not in ("imagenet", "none") and not storage.exists(weights):
-        raise SeamlineError(
-            f"--encoder_weights={weights}: no such file; give imagenet, none, auto or "
-            "a Keras weights file without the top"
-        )
+    if weights not in ("imagenet", "none"):
+        _check_file(weights)
     return weights
+
+
+def _check_file(path: str) -> None:
+    """A weights file that Keras could have written; its tensors are read much later."""
+    fault = None
+    if not storage.exists(path):
+        fault = "no such file"
+    elif not storage.read_range(path, 0, 8).startswith(_STARTS):
+        fault = "neither an HDF5 nor a .keras file, as Keras writes them"
+    if fault:
+        raise SeamlineError(
+            f"--encoder_weights={path}: {fault}; give imagenet, none, auto or a Keras "
+            "weights file without the top"
+        )
 
 
 def build_encoder(name: str, *, image_size: int, weights: str) -> keras.Model:
