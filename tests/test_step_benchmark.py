@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from tests.test_engine import one_device
 from trainer import recipes
 from trainer.benchmarks import export, startup, steps, untrained
 from trainer.benchmarks.settings import Settings
+from trainer.data.card import read_card
 from trainer.engine import loop, precisions
+from trainer.engine.job import Job
 from trainer.errors import SeamlineError
 from trainer.model.unet import ModelSpec
 
@@ -64,6 +69,72 @@ def test_the_loop_is_measured_beside_its_peers_and_checkpoints_with_it(
     assert "step.loop_vs_bare.tiny.bfloat16" not in rows
     assert rows["checkpoint.seconds.tiny"] > 0
     assert 10 < rows["checkpoint.megabytes.tiny"] < 200
+
+
+def tutorial_settings(records_dir: Path) -> Settings:
+    given = {"image_size": 64, "batch_size": 4, "encoder_weights": "none"}
+    recipe = recipes.resolve("tutorial", TINY | given)
+    return dataclasses.replace(tiny_settings(records_dir), recipe=recipe)
+
+
+def job_of(settings: Settings, run_dir: Path) -> Job:
+    card = read_card(settings.data["records_dir"])
+    place = (settings.data["records_dir"], card)
+    return steps._job(
+        str(run_dir), settings.recipe, place, settings, one_device(), "float32"
+    )
+
+
+def test_steps_of_the_tutorial_are_those_of_plain_keras(
+    records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where a ReLU tips over, rounding grows by a thousand at once.
+    monkeypatch.setattr(steps, "_EQUAL_STEPS", 5)
+    settings = tutorial_settings(records_dir)
+    job = job_of(settings, tmp_path)
+    label_names = read_card(str(records_dir)).label_names
+    peer = steps._plain_keras(job, settings.recipe, label_names)
+    for layer in peer._flatten_layers():
+        assert type(layer).__module__.startswith("keras."), layer
+    own = {type(x).__module__ for x in job.model._flatten_layers()}
+    assert not all(name.startswith("keras.") for name in own)
+    encoders = [x.get_layer("mobilenetv2") for x in (peer, job.model)]
+    assert not any(x.trainable_variables for x in encoders)
+    assert isinstance(peer.optimizer, keras.optimizers.RMSprop)
+    before = job.model.get_weights()
+    row, itself = steps._loss_difference("tiny", job, settings.recipe, label_names)
+    assert row.name == "step.loss_difference.tiny"
+    assert itself.name == "step.loss_difference_of_keras.tiny"
+    assert 0 < itself.value < 1e-4
+    assert row.value < 1e-4
+    first, last = re.findall(r"losses ([\d.]+) to ([\d.]+)", row.detail)[0]
+    # Both have learned meanwhile; had one stood still, it would show.
+    assert float(last) < float(first) - 0.05
+    for old, new in zip(before, job.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_other_recipes_are_not_said_to_equal_keras() -> None:
+    tutorial = recipes.RECIPES["tutorial"]
+    assert steps.trains_plainly(tutorial)
+    other_size = dataclasses.replace(tutorial, image_size=64, augment="none")
+    assert steps.trains_plainly(other_size)
+    assert not steps.trains_plainly(recipes.RECIPES["default"])
+    for change in ({"loss": "dice"}, {"clip_norm": 1.0}, {"accumulate": 2}):
+        assert not steps.trains_plainly(dataclasses.replace(tutorial, **change))
+
+
+def test_a_loop_that_is_faster_has_ratios_above_one(
+    records_dir: Path, tmp_path: Path
+) -> None:
+    job = job_of(tutorial_settings(records_dir), tmp_path)
+    seconds = {"loop": [2.0, 3.0], "keras_fit": [4.0, 6.0], "bare": [1.0, 1.5]}
+    rows = {x.name: x for x in steps._rows("tiny", seconds, job, "float32")}
+    assert rows["step.vs_keras_fit.tiny"].value == 2.0
+    assert rows["step.loop_vs_bare.tiny"].value == 0.5
+    # The article's 12 steps of 4 in the median of 2.5 s.
+    assert rows["step.loop.tiny"].value == pytest.approx(12 * 4 / 2.5)
+    assert "2 turns of 12 steps" in rows["step.vs_keras_fit.tiny"].detail
 
 
 def test_checkpoints_alone_take_no_training(

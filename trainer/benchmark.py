@@ -69,7 +69,14 @@ _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "bfloat16", "float16", "auto"],
-    "tutorial: what trainer.task computes in; the article's script, in float32",
+    "what trainer.task computes in, for train, input and tutorial; step is measured in "
+    "float32, and in bfloat16 where that is faster",
+)
+_XLA = flags.DEFINE_enum(
+    "xla",
+    "false",
+    ["false", "true", "auto"],
+    "whether XLA compiles the steps of train, input and step; auto: where it is faster",
 )
 _SEED = flags.DEFINE_integer(
     "seed",
@@ -99,6 +106,7 @@ def main(argv: list[str]) -> None:
         model=_MODEL.value,
         shards=_SHARDS.value,
         precision=_PRECISION.value,
+        xla=_XLA.value,
     )
     parts = _PARTS if _WHAT.value == "all" else [_WHAT.value]
     suite.run(parts, settings, path=_JSON.value, compare=_COMPARE.value)

@@ -20,7 +20,10 @@ class Settings:
       repeats: how often what is compared is measured, in turns.
       model: a run directory or an export that predicts; None: the recipe's model with
         random weights.
-      precision: that "tutorial" has `trainer.task` compute in.
+      precision: that "train" and "tutorial" have `trainer.task` compute in; "step" is
+        measured in float32, and in bfloat16 where that is faster.
+      xla: whether XLA compiles the steps of "train" and "step"; "auto": where that is
+        faster.
       shards: of a thousand examples each, that "scale" starts on.
     """
 
@@ -32,3 +35,4 @@ class Settings:
     model: str | None = None
     shards: int = 100_000
     precision: str = "float32"
+    xla: str = "false"

@@ -14,6 +14,7 @@ from trainer import dataset, pipeline
 from trainer.benchmarks import rates
 from trainer.benchmarks.measurements import Measurement
 from trainer.benchmarks.settings import Settings
+from trainer.engine import options
 from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.steps import compile_training, training_iterator
 
@@ -36,10 +37,12 @@ def measure(settings: Settings, devices: tf.distribute.Strategy) -> list[Measure
     stream, val = pipeline.open_input(
         recipe, prepared.records_dir, card, seed, settings.input_limits
     )
-    spec = build_spec(recipe, card.label_names, "float32")
+    precision, xla = options.settle(recipe, devices, settings.precision, settings.xla)
+    spec = build_spec(recipe, card.label_names, precision)
     with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
-        job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val)
-        model = f"{recipe.encoder}, {recipe.encoder_training}"
+        job = build_job(run_dir, spec, recipe, card, seed, devices, stream, val, xla)
+        model = f"{recipe.encoder}, {recipe.encoder_training}, {precision}"
+        model += ", XLA" if xla else ""
         return _compare(job, settings.repeats, model)
 
 
@@ -102,7 +105,7 @@ def _compare(job: Job, repeats: int, model: str) -> list[Measurement]:
     turns = take_turns(
         lambda batches, count: _run(run_steps, batches, count),
         lambda first: training_iterator(endless, first),
-        _one_batch(job),
+        one_batch(job),
         repeats=repeats,
         ahead=rates.made_ahead(job.stream.limits, job.strategy.num_replicas_in_sync),
     )
@@ -147,7 +150,7 @@ def _rows(job: Job, turns: Turns, model: str) -> list[Measurement]:
     ]
 
 
-def _one_batch(job: Job) -> Iterator:
+def one_batch(job: Job) -> Iterator:
     """The first batch again and again, for the job's strategy."""
     replicas = job.strategy.num_replicas_in_sync
     [batch] = job.stream.batches(0, 1).take(1)
