@@ -6,6 +6,7 @@ import dataclasses
 import logging
 
 import pytest
+import tensorflow as tf
 
 from trainer import recipes
 from trainer.engine import compilation
@@ -46,6 +47,30 @@ def test_auto_does_not_measure_what_xla_cannot_compile(
     found, told = settled(caplog, LATERAL, 1, "bfloat16")
     assert not found
     assert told.startswith("XLA: off; on a CPU, XLA cannot compile")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_goes_on_is_compiled_as_it_began(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    monkeypatch.setattr(compilation, "speed", lambda precision: pytest.fail("measured"))
+    found, told = settled(caplog, LATERAL, 1, "float32", before)
+    assert found is before
+    assert told == f"XLA: {'on' if before else 'off'}, as this run began"
+    found, told = settled(caplog, LATERAL, 2, "float32", before)
+    assert not found
+    assert "XLA compiles the step of one device" in told
+
+
+def test_the_ratio_says_how_much_faster_the_compiled_stage_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        compilation, "_stage", lambda dtype, xla: lambda: tf.constant(float(xla))
+    )
+    seconds = {0.0: 3.0, 1.0: 2.0}
+    monkeypatch.setattr(compilation, "_seconds", lambda step: seconds[float(step())])
+    assert compilation.speed("float32") == 1.5
 
 
 def test_what_is_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

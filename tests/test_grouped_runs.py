@@ -17,7 +17,7 @@ from trainer import inspection, label_groups, pipeline, recipes, scoring
 from trainer.checks.table import Verdict
 from trainer.data import examples, images, records
 from trainer.data.card import read_card
-from trainer.engine import state
+from trainer.engine import compilation, state
 from trainer.engine.boundaries import boundary_f1
 from trainer.errors import SeamlineError
 from trainer.labels import CCP_LABELS
@@ -61,12 +61,11 @@ def train(
         run_dir=str(run_dir),
         seed=0,
         precision="float32",
-        xla="false",
         strategy=strategy,
         num_virtual_devices=0,
         resume="auto",
         training={},
-        **values,
+        **({"xla": "false"} | values),
     )
 
 
@@ -196,6 +195,16 @@ def test_the_newest_model_is_scored_where_it_is_asked_for(
         path.unlink()
     with pytest.raises(SeamlineError, match="checkpoints/last is empty"):
         evaluate(run_dir, checkpoint="last")
+
+
+def test_a_run_goes_on_compiled_as_it_began(
+    records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "run" / "config.json"
+    for ratio in (1.5, 0.5):
+        monkeypatch.setattr(compilation, "speed", lambda precision, x=ratio: x)
+        train(records_dir, tmp_path / "run", xla="auto")
+        assert json.loads(config.read_text())["xla"] is True
 
 
 @pytest.fixture(scope="module")

@@ -190,6 +190,17 @@ def test_how_fast_this_cpu_is_at_bfloat16_is_measured_once(
     assert 0 <= found < 10
 
 
+def test_the_ratio_says_how_much_faster_bfloat16_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = {tf.float32: 3.0, tf.bfloat16: 2.0}
+    monkeypatch.setattr(precisions, "_convolution", lambda dtype: dtype)
+    monkeypatch.setattr(precisions, "_processor_seconds", seconds.get)
+    precisions.bfloat16_speed.cache_clear()
+    assert precisions.bfloat16_speed() == 1.5
+    precisions.bfloat16_speed.cache_clear()
+
+
 def test_a_cpu_that_cannot_convolve_in_bfloat16_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

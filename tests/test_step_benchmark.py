@@ -180,10 +180,30 @@ def test_an_export_is_measured_beside_a_bare_one(
 
 def test_the_bare_peer_makes_a_step_and_its_memory_is_counted() -> None:
     arguments = [f"--{name}={value}" for name, value in TINY.items()]
-    command = ["trainer.benchmarks.bare_step", *arguments, "--optimizer=adamw"]
+    arguments += ["--decoder=lateral", "--optimizer=adamw"]
+    command = ["trainer.benchmarks.bare_step", *arguments]
     seconds, megabytes = startup._until_first_step(command)
     assert seconds > 0
     assert 300 < megabytes < 4000
+
+
+def test_the_start_is_measured_beside_the_same_network(
+    records_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, set[str]] = {}
+
+    def until_first_step(command: list[str]) -> tuple[float, float]:
+        told[command[0]] = set(command[1:])
+        return (3.0, 500.0) if command[0] == "trainer.task" else (2.0, 400.0)
+
+    monkeypatch.setattr(startup, "_until_first_step", until_first_step)
+    settings = tiny_settings(records_dir)
+    rows = {x.name: x.value for x in startup.measure(settings)}
+    assert rows["startup.vs_bare_tensorflow"] == 1.5
+    assert rows["startup.task_peak_memory_mb"] == 500
+    shape = told["trainer.benchmarks.bare_step"]
+    assert f"--decoder={settings.recipe.decoder}" in shape
+    assert shape < told["trainer.task"]
 
 
 def test_a_command_that_makes_no_step_is_told() -> None:

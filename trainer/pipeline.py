@@ -20,9 +20,11 @@ from trainer.data.inputs import Stream
 from trainer.data.preparation import Prepared
 from trainer.engine import (
     announcing,
+    compilation,
     evaluation,
     loop,
     options,
+    precisions,
     runs,
     state,
     steps,
@@ -99,7 +101,8 @@ def run(
     recipe, fallback = settle(dataclasses.replace(recipe, augment=policy))
     # First of all: TensorFlow splits no device that it has used, to read records say.
     devices = build_strategy(strategy, num_virtual_devices=num_virtual_devices)
-    precision, compiled = options.settle(recipe, devices, precision, xla)
+    precision = precisions.settle(precision)
+    options.check(recipe, xla == "true", devices.num_replicas_in_sync, precision)
     prepared, card, merged = _open_data(devices, data, groups)
     notices = [text for text in (fallback, prepared.notice) if text]
     log_batches(devices, recipe.batch_size)
@@ -107,6 +110,7 @@ def run(
     workers.refuse_difference(devices, identity)
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
+        compiled = _settle_xla(run_dir, xla, recipe, devices, precision)
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
         stream, val = open_input(recipe, *place, seed, input_limits, merged)
         seen = _see(recipe, *place, merged)
@@ -115,12 +119,26 @@ def run(
         parts = (devices, stream, val, compiled)
         job = build_job(run_dir, spec, recipe, seen, seed, *parts)
         values = (recipe_name, recipe, identity, prepared.records_dir)
-        config = runs.describe(run_dir, *values, devices, notices, merged)
+        config = runs.describe(run_dir, *values, devices, compiled, notices, merged)
         _train(job, spec, config, patience=recipe.patience, **calls, **training)
         if workers.is_chief(devices):
             _conclude(job, spec, recipe, place, notices, merged, score_size)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
+
+
+def _settle_xla(
+    run_dir: str,
+    xla: str,
+    recipe: Recipe,
+    devices: tf.distribute.Strategy,
+    precision: str,
+) -> bool:
+    """As the run began, where it goes on: see `compilation.settle`."""
+    begun = state.has_begun(run_dir)
+    before = runs.read_config(run_dir).get("xla") if begun else None
+    replicas = devices.num_replicas_in_sync
+    return compilation.settle(xla, recipe, replicas, precision, before)
 
 
 def _see(

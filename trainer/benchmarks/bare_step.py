@@ -16,7 +16,9 @@ from trainer.model.unet import ModelSpec, build_model
 _CLASSES = 59
 
 
-def main(encoder: str, image_size: int, batch_size: int, optimizer_name: str) -> None:
+def main(
+    encoder: str, decoder: str, image_size: int, batch_size: int, optimizer_name: str
+) -> None:
     """Builds a U-Net and makes one step on zeros."""
     spec = ModelSpec(
         encoder=encoder,
@@ -26,6 +28,7 @@ def main(encoder: str, image_size: int, batch_size: int, optimizer_name: str) ->
         batch_norm_momentum=0.9,
         precision="float32",
         label_names=[str(label) for label in range(_CLASSES)],
+        decoder=decoder,
     )
     model = build_model(spec)
     optimizer = keras.optimizers.get(optimizer_name)
@@ -48,4 +51,5 @@ def main(encoder: str, image_size: int, batch_size: int, optimizer_name: str) ->
 if __name__ == "__main__":
     values = dict(argument[2:].split("=") for argument in sys.argv[1:])
     size, batch = int(values["image_size"]), int(values["batch_size"])
-    main(values["encoder"], size, batch, values["optimizer"])
+    network = (values["encoder"], values["decoder"])
+    main(*network, size, batch, values["optimizer"])

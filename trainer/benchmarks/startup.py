@@ -19,25 +19,25 @@ from trainer.errors import SeamlineError
 def measure(settings: Settings) -> list[Measurement]:
     """Seconds and peak memory of `trainer.task` until its first step is done.
 
-    Beside it TensorFlow is imported, builds the same model and makes one step on zeros,
-    and nothing else. Weights are random: nothing is downloaded.
+    Beside it TensorFlow is imported, builds the same network and makes one step on
+    zeros with Keras' cross-entropy, and nothing else. Weights are random: nothing is
+    downloaded. All else of the recipe, its loss too, is `trainer.task`'s.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
     """
     recipe = settings.recipe
     records_dir = dataset.prepare(**settings.data).records_dir
-    shape = [
-        f"--encoder={recipe.encoder}",
-        f"--image_size={recipe.image_size}",
-        f"--batch_size={recipe.batch_size}",
-        f"--optimizer={recipe.optimizer}",
-    ]
+    names = ("encoder", "decoder", "image_size", "batch_size", "optimizer")
+    shape = [f"--{name}={getattr(recipe, name)}" for name in names]
+    others = ("loss", "augment", "ema", "clip_norm", "preprocessing")
+    rest = [f"--{name}={getattr(recipe, name)}" for name in others]
+    rest += ["--encoder_weights=none", "--encoder_training=full"]
     found: dict[str, list[tuple[float, float]]] = {"task": [], "bare": []}
     for _ in range(settings.repeats):
         with tempfile.TemporaryDirectory(prefix="seamline-") as run_dir:
             places = [f"--records_dir={records_dir}", f"--run_dir={run_dir}"]
-            task = ["trainer.task", *places, *shape, "--encoder_weights=none"]
+            task = ["trainer.task", *places, *shape, *rest]
             found["task"].append(_until_first_step(task))
         bare = ["trainer.benchmarks.bare_step", *shape]
         found["bare"].append(_until_first_step(bare))

@@ -17,7 +17,13 @@ _FASTER = 1.1
 _TURNS = 5
 
 
-def settle(xla: str, recipe: Recipe, replicas: int, precision: str) -> bool:
+def settle(
+    xla: str,
+    recipe: Recipe,
+    replicas: int,
+    precision: str,
+    before: bool | None = None,
+) -> bool:
     """Settles "auto": on where XLA can and is faster on this device; says why.
 
     It measures a stage of a decoder, forth and back, once; that takes seconds.
@@ -27,12 +33,17 @@ def settle(xla: str, recipe: Recipe, replicas: int, precision: str) -> bool:
       recipe: what is to be trained.
       replicas: of the whole job.
       precision: settled, see `precisions.settle`.
+      before: what it was for a run that goes on: a step that is compiled otherwise
+        rounds otherwise. None: a new run.
     """
     if xla != "auto":
         return xla == "true"
     if problem := obstacle(recipe, replicas, precision):
         log.info("XLA: off; %s", problem.partition(";")[0])
         return False
+    if before is not None:
+        log.info("XLA: %s, as this run began", "on" if before else "off")
+        return before
     ratio = speed(precision)
     chosen = ratio >= _FASTER
     log.info(

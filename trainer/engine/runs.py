@@ -139,6 +139,7 @@ def describe(
     identity: dict[str, Any],
     records_dir: str,
     devices: tf.distribute.Strategy,
+    xla: bool,
     notices: list[str],
     groups: LabelGroups | None = None,
 ) -> dict[str, Any]:
@@ -152,6 +153,7 @@ def describe(
         "records_dir": records_dir,
         "command": " ".join(["python -m trainer.task", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
+        "xla": xla,
         "device": f"{type(devices).__name__} on {devices.num_replicas_in_sync}",
         "cpus": os.cpu_count(),
         "gpus": [

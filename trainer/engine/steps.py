@@ -78,8 +78,9 @@ def _compile_phase(job: Job, frozen: bool) -> Callable:
                 job.averages.update(first + index)
             loss_sum += tf.cast(loss, tf.float64)
             right, labelled = right + correct, labelled + pixels
-            if bad < 0 and not tf.math.is_finite(loss):
-                bad = first + index
+            # Not by `if`: the host would wait for the loss of every step.
+            found = tf.math.is_finite(loss)
+            bad = tf.where(tf.logical_or(found, bad >= 0), bad, first + index)
         return loss_sum, right, labelled, wait, bad
 
     return run_steps
