@@ -25,7 +25,11 @@ def test_a_conversion_is_measured_beside_its_floor(drawn: Path, tmp_path: Path) 
     done = run_command("trainer.benchmark", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "b.json").read_text())
-    assert set(content) == {"machine", "date", "versions", "measurements"}
+    assert set(content) == {
+        *("command", "recipe", "commit", "machine", "date", "versions"),
+        "measurements",
+    }
+    assert content["command"].endswith(" ".join(arguments))
     rows = {row["name"]: row for row in content["measurements"]}
     assert all(set(row) == {"name", "value", "unit", "detail"} for row in rows.values())
     seconds = rows["convert.seconds"]["value"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, run_command
-from trainer.benchmarks import comparison, measurements
+from trainer import recipes
+from trainer.benchmarks import comparison, conversion, measurements, scale, suite
 from trainer.benchmarks.comparison import Earlier
 from trainer.benchmarks.measurements import Measurement
+from trainer.benchmarks.settings import Settings
 from trainer.errors import SeamlineError
+
+DEFAULT = recipes.RECIPES["default"]
 
 
 def test_old_values_and_ratios_stand_beside_the_new_ones() -> None:
@@ -25,7 +30,7 @@ def test_old_values_and_ratios_stand_beside_the_new_ones() -> None:
         Measurement("a.wait", 0.1, "", "a little"),
     ]
     old = {"a.seconds": 2.0, "a.images": 4000.0, "a.wait": 0.0, "b.y": 1.0, "b.x": 1.0}
-    lines = comparison.table(now, Earlier("old.json", old, "yesterday"))
+    lines = comparison.table(now, Earlier("old.json", old, "yesterday"), DEFAULT)
     assert lines[0] == "Before: old.json, yesterday"
     cells = [line.split() for line in lines[1:]]
     assert cells == [
@@ -40,15 +45,25 @@ def test_old_values_and_ratios_stand_beside_the_new_ones() -> None:
 
 def test_nothing_is_said_of_missing_rows_where_none_is_missing() -> None:
     now = [Measurement("a", 3.0, "s", "three")]
-    lines = comparison.table(now, Earlier("old.json", {"a": 2.0}))
+    lines = comparison.table(now, Earlier("old.json", {"a": 2.0}), DEFAULT)
     assert len(lines) == 3
+
+
+def test_recipes_that_differ_are_told_before_the_numbers() -> None:
+    old = dataclasses.asdict(dataclasses.replace(DEFAULT, decoder="x", batch_size=3))
+    earlier = Earlier("old.json", {"a": 2.0}, recipe=old)
+    lines = comparison.table([Measurement("a", 3.0, "s", "three")], earlier, DEFAULT)
+    told = f"decoder: x before, {DEFAULT.decoder} now; batch_size: 3 before, "
+    assert lines[1] == f"Not alike: {told}{DEFAULT.batch_size} now"
+    assert len(lines) == 4
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     path = str(tmp_path / "old.json")
     rows = [Measurement("a", 3.5, "s", "x"), Measurement("b", 1e9, "", "")]
-    measurements.write(rows, path)
+    measurements.write(rows, path, DEFAULT)
     earlier = comparison.read(path)
+    assert earlier.recipe == dataclasses.asdict(DEFAULT)
     assert earlier.values == {"a": 3.5, "b": 1e9}
     assert str(measurements.describe_machine()["cpus"]) in earlier.about
 
@@ -76,6 +91,26 @@ def test_a_file_without_measurements_is_refused_in_one_line(
     assert text.startswith(f"--compare={path}: holds no measurements (")
     assert text.endswith("give a file that --json wrote")
     assert "\n" not in text
+
+
+def test_what_was_measured_is_kept_if_a_later_part_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(settings: Settings) -> None:
+        raise SeamlineError("no room")
+
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    row = Measurement("convert.seconds", 3.0, "s", "three")
+    monkeypatch.setattr(conversion, "measure", lambda **_: [row])
+    monkeypatch.setattr(scale, "measure", fail)
+    data = dict.fromkeys(("dataset", "layout", "record_size", "workers"))
+    settings = Settings(recipe=DEFAULT, data=data, input_limits={}, seed=0, repeats=1)
+    path = tmp_path / "b.json"
+    with pytest.raises(SeamlineError, match="no room"):
+        suite.run(["convert", "scale"], settings, path=str(path))
+    content = json.loads(path.read_text())
+    assert content["measurements"] == [dataclasses.asdict(row)]
+    assert content["machine"]["gpus"] == []
 
 
 def test_the_page_of_benchmarks_has_a_row_for_each_part() -> None:

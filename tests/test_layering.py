@@ -25,6 +25,7 @@ GROUND = {
         "annotations",
         "label_groups",
         "quiet",
+        "provenance",
     )
 }
 COMMANDS = {

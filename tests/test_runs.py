@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import trainer
 from tests import numbered
-from trainer import recipes
+from tests.conftest import ROOT
+from trainer import provenance, recipes
 from trainer.engine import runs
 from trainer.errors import SeamlineError
 from trainer.recipes import RECIPES, Recipe
@@ -104,3 +107,21 @@ def test_a_config_that_was_altered_is_named(run: tuple[Path, Any]) -> None:
     (run[0] / "config.json").write_text("{")
     with pytest.raises(SeamlineError, match=r"config\.json: not JSON, so it was alt"):
         runs.open_run(str(run[0]), {}, "auto")
+
+
+def test_a_run_knows_the_commit_of_a_checkout() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert provenance.commit() == done.stdout.strip()
+
+
+def test_an_installed_package_has_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "__file__", str(tmp_path / "trainer" / "__init__.py"))
+    assert provenance.commit() is None
+    (tmp_path / ".git").mkdir()
+    # What only looks like a checkout.
+    assert provenance.commit() is None

@@ -20,8 +20,10 @@ from trainer.benchmarks.settings import Settings
 from trainer.benchmarks.tutorial import Turn
 from trainer.data import examples
 from trainer.data.card import read_card
+from trainer.data.sources import Source
 from trainer.errors import SeamlineError
 from trainer.layout import Layout
+from trainer.recipes import Recipe
 
 SPOKESMAN = """
 import sys
@@ -142,6 +144,25 @@ def test_the_precision_asked_for_is_that_of_trainer_task_alone(
         tutorial.measure(asked)
     assert "--precision=auto" in commands[0]
     assert not [x for x in commands[1] if x.startswith("--precision")]
+    assert all("--seed=0" in command for command in commands)
+
+
+def test_each_turn_has_a_seed_of_its_own(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def turn(source: Source, recipe: Recipe, settings: Settings, seed: int) -> Turn:
+        seeds.append(seed)
+        scores = dict.fromkeys(tutorial._SCORES, seed / 10)
+        return Turn(*[Moment(1, 1)] * 3, scores=scores, script_scores=scores)
+
+    monkeypatch.setattr(tutorial, "_turn", turn)
+    asked = dataclasses.replace(settings(dataset=str(drawn)), seed=5, repeats=3)
+    rows = {row.name: row for row in tutorial.measure(asked)}
+    assert seeds == [5, 6, 7]
+    assert rows["tutorial.mean_iou"].value == 0.6
+    assert rows["tutorial.mean_iou"].detail.endswith("3 turns, 0.500 to 0.700")
 
 
 def test_medians_of_ratios_count_and_not_ratios_of_medians() -> None:

@@ -84,8 +84,7 @@ def run(
         shapes the result, so that the same command finds its run again.
       seed: of initial weights, order and augmentation.
       precision: see `precisions.settle`; weights and logits are float32 always.
-      xla: see `compilation.settle`.
-      strategy, num_virtual_devices: see `build_strategy`.
+      xla, strategy, num_virtual_devices: see `compilation.settle`, `build_strategy`.
       groups: see `label_groups.read`; None: the model knows the records' classes.
       resume: "auto", "never" or "must".
       score_size: of `scores.json`, see `scoring.score`.
@@ -116,8 +115,8 @@ def run(
         seen = _see(recipe, *place, merged)
         shares = seen.frequencies("train")
         spec = build_spec(recipe, seen.label_names, precision, shares)
-        parts = (devices, stream, val, compiled)
-        job = build_job(run_dir, spec, recipe, seen, seed, *parts)
+        terms = (run_dir, spec, recipe, seen, seed, devices, stream, val)
+        job = build_job(*terms, compiled)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, compiled, notices, merged)
         _train(job, spec, config, patience=recipe.patience, **calls, **training)

@@ -77,11 +77,7 @@ def evaluate_run(
       SeamlineError: no such run, records, groups or scales, or records of other
         classes.
     """
-    tf_files.check(run_dir)
-    model, spec = state.load_model(run_dir, logit_adjustment=logit_adjustment)
-    config = runs.read_config(run_dir)
-    if checkpoint == "last":
-        state.load_last(run_dir, model, averaged=config["ema"] > 0)
+    model, spec, config = _load(run_dir, checkpoint, logit_adjustment)
     records_dir = records_dir or config["records_dir"]
     card = read_card(records_dir)
     trained = _trained_groups(config, card, spec, run_dir, records_dir)
@@ -112,6 +108,18 @@ def evaluate_run(
         storage.write_text(output, json.dumps(scores) + "\n")
     log_scores(scores, split=split)
     return scores
+
+
+def _load(
+    run_dir: str, checkpoint: str, logit_adjustment: float | None
+) -> tuple[keras.Model, ModelSpec, dict[str, Any]]:
+    """A run's model with the weights asked for, and its `config.json`."""
+    tf_files.check(run_dir)
+    model, spec = state.load_model(run_dir, logit_adjustment=logit_adjustment)
+    config = runs.read_config(run_dir)
+    if checkpoint == "last":
+        state.load_last(run_dir, model, averaged=config["ema"] > 0)
+    return model, spec, config
 
 
 def _trained_groups(

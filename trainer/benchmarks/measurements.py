@@ -7,11 +7,13 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import trainer
-from trainer import machine, storage
+from trainer import machine, provenance, storage
+from trainer.recipes import Recipe
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "opencv-python-headless")
 
@@ -33,9 +35,15 @@ class Measurement:
     detail: str
 
 
-def write(measured: Sequence[Measurement], path: str) -> None:
-    """Writes measurements as JSON, with machine, date and versions."""
+def write(measured: Sequence[Measurement], path: str, recipe: Recipe) -> None:
+    """Writes measurements as JSON, with all that they depend on.
+
+    docs/benchmarks.md describes the file.
+    """
     content = {
+        "command": " ".join(["python -m trainer.benchmark", *sys.argv[1:]]),
+        "recipe": dataclasses.asdict(recipe),
+        "commit": provenance.commit(),
         "machine": describe_machine(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
         "versions": {
@@ -79,11 +87,12 @@ def number(value: float) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, how many of it, and memory that this process may use."""
+    """Processor, how many of it, memory that this process may use, and GPUs."""
     return {
         "processor": _processor(),
         "cpus": machine.cpu_limit(),
         "memory_gb": round(machine.memory_limit() / 2**30, 1),
+        "gpus": provenance.gpus(),
     }
 
 

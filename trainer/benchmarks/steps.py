@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,7 +44,7 @@ _STEPS = 12
 _WARM = 2
 _EQUAL_STEPS = 20
 _LAST_BIT = 2.0**-24
-_DESCENT = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.0}
+_DESCENT: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.0}
 _OF_A_STEP = (
     *("loss", "label_smoothing", "schedule", "warmup_steps", "clip_norm"),
     *("weight_decay", "accumulate", "layer_decay", "encoder_learning_rate_factor"),

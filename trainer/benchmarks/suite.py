@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 from trainer.benchmarks import comparison, measurements
 from trainer.benchmarks.measurements import Measurement
@@ -18,7 +19,7 @@ def run(
     path: str | None,
     compare: str | None = None,
 ) -> None:
-    """Measures parts one after the other; prints a table and writes JSON.
+    """Measures parts one after the other; prints a table, writes JSON after each.
 
     Args:
       parts: of "convert", "input", "train", "step", "predict", "export",
@@ -31,18 +32,26 @@ def run(
       SeamlineError: a value, file or folder that only the user can mend.
     """
     earlier = comparison.read(compare) if compare else None
-    measured = _measure(parts, settings)
-    lines = (
-        comparison.table(measured, earlier) if earlier else measurements.table(measured)
-    )
+    # Parts start processes of their own, which find no memory on a GPU that this one
+    # has taken whole, as TensorFlow does otherwise.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    measured: list[Measurement] = []
+    for rows in _measure(parts, settings):
+        measured += rows
+        if path is not None:
+            measurements.write(measured, path, settings.recipe)
+    if earlier:
+        lines = comparison.table(measured, earlier, settings.recipe)
+    else:
+        lines = measurements.table(measured)
     for line in lines:
         print(line, flush=True)
-    if path is not None:
-        measurements.write(measured, path)
 
 
-def _measure(parts: Sequence[str], settings: Settings) -> list[Measurement]:
-    measured: list[Measurement] = []
+def _measure(
+    parts: Sequence[str], settings: Settings
+) -> Iterator[Sequence[Measurement]]:
+    """Part by part, so that what is measured is kept if a later one fails."""
     devices = None
     if set(parts) & _ON_DEVICES:
         from trainer.engine.strategy import build_strategy
@@ -53,7 +62,7 @@ def _measure(parts: Sequence[str], settings: Settings) -> list[Measurement]:
     if "convert" in parts:
         from trainer.benchmarks import conversion
 
-        measured += conversion.measure(
+        yield conversion.measure(
             dataset=settings.data["dataset"],
             layout=settings.data["layout"],
             record_size=settings.data["record_size"],
@@ -63,33 +72,32 @@ def _measure(parts: Sequence[str], settings: Settings) -> list[Measurement]:
     if "input" in parts:
         from trainer.benchmarks import inputs
 
-        measured += inputs.measure(settings)
+        yield inputs.measure(settings)
     if devices is not None and set(parts) & {"input", "train"}:
         from trainer.benchmarks import training
 
-        measured += training.measure(settings, devices)
+        yield training.measure(settings, devices)
     if devices is not None and set(parts) & {"step", "checkpoint"}:
         from trainer.benchmarks import steps
 
-        measured += steps.measure(settings, devices, parts)
+        yield steps.measure(settings, devices, parts)
     if "predict" in parts:
         from trainer.benchmarks import prediction
 
-        measured += prediction.measure(settings)
+        yield prediction.measure(settings)
     if "export" in parts:
         from trainer.benchmarks import export
 
-        measured += export.measure(settings)
+        yield export.measure(settings)
     if "startup" in parts:
         from trainer.benchmarks import startup
 
-        measured += startup.measure(settings)
+        yield startup.measure(settings)
     if "scale" in parts:
         from trainer.benchmarks import scale
 
-        measured += scale.measure(settings)
+        yield scale.measure(settings)
     if "tutorial" in parts:
         from trainer.benchmarks import tutorial
 
-        measured += tutorial.measure(settings)
-    return measured
+        yield tutorial.measure(settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import statistics
@@ -21,6 +20,7 @@ from trainer.data import examples, sources
 from trainer.data.card import read_card
 from trainer.data.preparation import NEW_RECORDS
 from trainer.data.sources import Source
+from trainer.engine import state
 from trainer.engine.tally import Tally
 from trainer.errors import SeamlineError
 from trainer.model import encoders
@@ -39,7 +39,12 @@ _UNFIT = {
     "records_dir": "--records_dir",
     "skip_bad": "--skip_bad",
 }
-_SCORES = ("pixel_accuracy", "foreground_accuracy", "mean_iou")
+_SCORES = {
+    "pixel_accuracy": "val_accuracy",
+    "foreground_accuracy": "val_foreground_accuracy",
+    "mean_iou": "val_mean_iou",
+}
+"""Names of scores, and what `history.jsonl` calls them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +72,10 @@ def measure(settings: Settings) -> list[Measurement]:
     split, encoder, weights, image size and batch; see `article` for what is not equal.
     `trainer.task` checks and converts the dataset, and scores, reports and exports its
     best epoch, also at original size: all of that counts. The script ends with a saved
-    model, that of its last epoch.
+    model. Each turn has a seed of its own, so that what seeds make of scores is seen.
 
-    Both models are scored by `Tally`, on masks resized by nearest neighbour; each sees
-    the photos as its own training resized them.
+    Both models are scored after their last epoch by `Tally`, on masks resized by
+    nearest neighbour; each sees the photos as its own training resized them.
 
     Raises:
       SeamlineError: a value, file or folder that only the user can mend.
@@ -81,7 +86,8 @@ def measure(settings: Settings) -> list[Measurement]:
         storage.read_bytes(os.path.join(source.folder, path))
     turns = []
     for number in range(1, settings.repeats + 1):
-        turns.append(_turn(source, recipe, settings))
+        seed = settings.seed + number - 1
+        turns.append(_turn(source, recipe, settings, seed))
         log.info(
             "Turn %d of %d: %.1f s, the article's script %.1f s",
             *(number, settings.repeats),
@@ -135,7 +141,7 @@ def _settle(recipe: Recipe) -> Recipe:
     return dataclasses.replace(own, encoder_weights=weights)
 
 
-def _turn(source: Source, recipe: Recipe, settings: Settings) -> Turn:
+def _turn(source: Source, recipe: Recipe, settings: Settings, seed: int) -> Turn:
     terms = [f"--{name}={getattr(recipe, name)}" for name in _TERMS]
     given = {x: value for x, value in settings.data.items() if value is not None}
     values = {name: given.get(name, new) for name, new in NEW_RECORDS.items()}
@@ -143,7 +149,7 @@ def _turn(source: Source, recipe: Recipe, settings: Settings) -> Turn:
     shared = [
         f"--dataset={source.folder}",
         *(f"--{name}={value}" for name, value in values.items()),
-        f"--seed={settings.seed}",
+        f"--seed={seed}",
         *terms,
     ]
     with tempfile.TemporaryDirectory(prefix="seamline-") as folder:
@@ -163,10 +169,11 @@ def _turn(source: Source, recipe: Recipe, settings: Settings) -> Turn:
             ["trainer.benchmarks.article", *shared, f"--output={output}"],
             article.TRAINED,
         )
-        scores = json.loads(storage.read_text(os.path.join(run_dir, "scores.json")))
+        last = state.read_history(run_dir)[-1]
         file = os.path.join(output, article.LABELS_FILE)
         theirs = score_labels(file, records_dir, recipe.image_size)
-    return Turn(trained, done, script, {x: scores[x] for x in _SCORES}, theirs)
+    ours = {name: last[key] for name, key in _SCORES.items()}
+    return Turn(trained, done, script, ours, theirs)
 
 
 def score_labels(path: str, records_dir: str, image_size: int) -> dict[str, float]:
@@ -219,8 +226,8 @@ def _rows(turns: Sequence[Turn], what: str) -> list[Measurement]:
         ours = [turn.scores[name] for turn in turns]
         theirs = [turn.script_scores[name] for turn in turns]
         rows += [
-            _median(name, "", ours, "validation, best epoch"),
-            _median(f"script_{name}", "", theirs, "the script's, last epoch"),
+            _median(name, "", ours, f"validation, last epoch; {_span(ours)}"),
+            _median(f"script_{name}", "", theirs, f"the script's; {_span(theirs)}"),
         ]
     return rows
 
@@ -232,8 +239,11 @@ def _ratio(
         getattr(own, of) / getattr(other, of)
         for own, other in zip(ours, theirs, strict=True)
     ]
-    spread = f"{len(found)} turns, {min(found):.3f} to {max(found):.3f}"
-    return _median(name, "", found, f"{what}; {spread}")
+    return _median(name, "", found, f"{what}; {_span(found)}")
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{len(values)} turns, {min(values):.3f} to {max(values):.3f}"
 
 
 def _median(name: str, unit: str, values: Sequence[float], what: str) -> Measurement:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import keras
 import tensorflow as tf
 
 import trainer
-from trainer import label_groups, recipes, storage
+from trainer import label_groups, provenance, recipes, storage
 from trainer.data.card import Card
 from trainer.engine import state
 from trainer.errors import SeamlineError
@@ -156,14 +155,11 @@ def describe(
         "xla": xla,
         "device": f"{type(devices).__name__} on {devices.num_replicas_in_sync}",
         "cpus": os.cpu_count(),
-        "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-            for gpu in tf.config.list_physical_devices("GPU")
-        ],
+        "gpus": provenance.gpus(),
         "seamline_version": trainer.__version__,
         "tensorflow_version": tf.__version__,
         "keras_version": keras.__version__,
-        "commit": _commit(),
+        "commit": provenance.commit(),
         "notices": notices,
         "groups": groups.to_dict() if groups else None,
     }
@@ -176,16 +172,3 @@ def write_config(run_dir: str, config: dict[str, Any]) -> None:
         storage.join(run_dir, "config.json"), json.dumps(config, indent=1) + "\n"
     )
     log.info("Run: %s", run_dir)
-
-
-def _commit() -> str | None:
-    """The commit of a source checkout; None for an installed package."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if not os.path.isdir(os.path.join(root, ".git")):
-        return None
-    command = ["git", "-C", root, "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
