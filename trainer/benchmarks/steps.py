@@ -330,13 +330,13 @@ def _checkpoint(name: str, job: Job) -> list[Measurement]:
         ]
         files = Path(folder, "checkpoints", "last").glob(f"ckpt-{_SAVES}.*")
         size = sum(os.path.getsize(file) for file in files)
-    averages = " and averages" if job.averages else ""
+    what = "model, optimizer and averages" if job.averages else "model and optimizer"
     return [
         Measurement(
             f"checkpoint.seconds.{name}",
             statistics.median(seconds),
             "s",
-            f"model, optimizer{averages} to the local disk; median of {_SAVES}",
+            f"{what} to the local disk; median of {_SAVES}",
         ),
         Measurement(f"checkpoint.megabytes.{name}", size / 1e6, "MB", "of one"),
     ]
