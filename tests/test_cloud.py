@@ -162,7 +162,8 @@ def test_a_run_in_a_bucket_is_scored_into_a_bucket(finished: tuple[Place, str]) 
     scored, own = (
         json.loads(place.read(f"{name}/scores.json")) for name in ("scored", "run")
     )
-    assert scored == {**own, **{x: scored[x] for x in ("label_groups", "test_time")}}
+    asked = ("label_groups", "test_time", "checkpoint")
+    assert scored == {**own, **{name: scored[name] for name in asked}}
 
 
 def test_an_exported_model_in_a_bucket_predicts_photos_of_a_bucket(
