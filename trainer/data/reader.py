@@ -28,8 +28,8 @@ _GROUP_BYTES = 8 << 20
 _COPIES = 4
 """Of the bytes read: as read, cut out, parsed, and what the allocator keeps."""
 _THREADS = 48
-"""Reads of a bucket at once. Each waits some 30 ms, so 16 would bring 500 records a
-second; the client itself takes 0.9 ms of the processor for one (docs/scale.md)."""
+"""Reads of a bucket at once. The client takes 0.9 ms of a core for one (docs/scale.md),
+so as many keep it busy where an answer takes up to 40 ms."""
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")
 
 
