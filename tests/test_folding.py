@@ -129,11 +129,12 @@ def test_a_folded_batch_norm_that_is_made_to_learn_works_as_keras_own() -> None:
             norm.trainable = True
     expected, right = outputs_and_gradients(plain, images)
     outputs, gradients = outputs_and_gradients(folded, images)
-    np.testing.assert_array_equal(outputs, expected)
+    assert_alike(outputs, expected)
     for found, true in zip(gradients, right, strict=True):
-        np.testing.assert_array_equal(found, true)
+        # Of a bias before a batch norm that learns it is zero, all else is rounding.
+        np.testing.assert_allclose(found, true, rtol=1e-3, atol=1e-4)
     for found, true in zip(folded.weights, plain.weights, strict=True):
-        np.testing.assert_array_equal(found.numpy(), true.numpy())
+        assert_alike(found.numpy(), true.numpy())
 
 
 ENCODERS = ("mobilenetv2", "resnet50", "densenet121")

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.test_engine import one_device
 from trainer import recipes
@@ -112,6 +113,18 @@ def test_steps_of_the_tutorial_are_those_of_plain_keras(
     assert float(last) < float(first) - 0.05
     for old, new in zip(before, job.model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_keras_fit_does_not_wait_for_an_autotuner(
+    records_dir: Path, tmp_path: Path
+) -> None:
+    class Model:
+        def fit(self, batches: tf.data.Dataset, **given: int) -> None:
+            tuned.append(batches.options().autotune.enabled)
+
+    tuned: list[bool] = []
+    steps._fit(job_of(tutorial_settings(records_dir), tmp_path), Model())(3)
+    assert tuned == [False]
 
 
 def test_other_recipes_are_not_said_to_equal_keras() -> None:

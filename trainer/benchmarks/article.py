@@ -43,8 +43,9 @@ from trainer.data import tutorial_ops
 from trainer.data.tutorial_ops import Pair
 from trainer.model import decoders, encoders
 
-TRAINED = "The model is trained and saved"
-"""What is printed then; what follows is for the scores alone."""
+TRAINED = "The model is trained"
+"""What is printed then; `fit` itself may return up to a minute later, see `steps._fit`.
+"""
 
 LABELS_FILE = "labels.npz"
 """In the output folder: `ids`, strings `[N]`, and `labels`, uint8 `[N, S, S]`: what the
@@ -177,10 +178,14 @@ def main(
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
         verbose=2,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_train_end=lambda logs: print(TRAINED, flush=True)
+            )
+        ],
     )
     os.makedirs(output)
     unet.save(f"{output}/unet.keras")
-    print(TRAINED, flush=True)
 
     labels = [unet.predict_on_batch(batch).argmax(axis=-1) for batch, _ in val]
     np.savez(

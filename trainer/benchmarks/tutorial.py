@@ -71,8 +71,9 @@ def measure(settings: Settings) -> list[Measurement]:
     Both begin with photos and masks in a folder of CCP's layout, and with the same
     split, encoder, weights, image size and batch; see `article` for what is not equal.
     `trainer.task` checks and converts the dataset, and scores, reports and exports its
-    best epoch, also at original size: all of that counts. The script ends with a saved
-    model. Each turn has a seed of its own, so that what seeds make of scores is seen.
+    best epoch, also at original size: all of that counts. Of the script
+    only the time to the trained model does. Each turn has a seed of its own, so that
+    what seeds make of scores is seen.
 
     Both models are scored after their last epoch by `Tally`, on masks resized by
     nearest neighbour; each sees the photos as its own training resized them.
@@ -214,7 +215,7 @@ def _rows(turns: Sequence[Turn], what: str) -> list[Measurement]:
         ),
         _median(
             *("script_seconds", "s", [x.seconds for x in script]),
-            "from raw files to a trained and saved model",
+            "from raw files to a trained model",
         ),
         _median(
             *("peak_memory_mb", "MB", [x.megabytes for x in done]),

@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.model.normalization import FusedBatchNorm
+
 _KINDS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
@@ -20,7 +22,7 @@ def fold_batch_norms(network: keras.Model) -> int:
     """Folds each batch norm that does not learn, where a convolution leads to it alone.
 
     Weights, their names and files stay the same, and values within rounding. A batch
-    norm that is made `trainable` afterwards works as Keras' own.
+    norm that is made `trainable` afterwards works as `FusedBatchNorm`.
 
     Args:
       network: functional, such as an encoder; changed in place.
@@ -111,7 +113,7 @@ class _ScaledDepthwise(keras.layers.DepthwiseConv2D):
         )
 
 
-class _Shift(keras.layers.BatchNormalization):
+class _Shift(FusedBatchNorm):
     """Adds what is left of a batch norm whose scale is in the kernel before it."""
 
     pair: _Pair

@@ -15,6 +15,7 @@ from trainer.model import decoders, encoders
 from trainer.model.adjustment import LogitAdjustment, rarity_offsets
 from trainer.model.enlarging import Enlarging
 from trainer.model.folding import fold_batch_norms
+from trainer.model.normalization import fuse_batch_norms
 from trainer.model.stages import encoder_of
 from trainer.model.transposed import SkipTranspose
 
@@ -103,6 +104,7 @@ def build_model(
         _convolve_in_bfloat16(model)
     # After the above, which knows layers by their exact type.
     fold_batch_norms(encoder_of(model, spec.encoder))
+    fuse_batch_norms(batch_norms(model))
     if synchronized:
         for layer in batch_norms(model):
             layer.synchronized = True
