@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 from sklearn.metrics import f1_score, jaccard_score
 
 from tests.conftest import ROOT
 from trainer.errors import SeamlineError
 from trainer.model import losses, lovasz
+from trainer.model.pixels import Pixels
 from trainer.recipes import Recipe
 
 CLASSES = 6
@@ -47,6 +49,19 @@ def gradient(loss: losses.Sum, logits: np.ndarray, masks: np.ndarray) -> np.ndar
     with tf.GradientTape() as tape:
         result = loss.value(loss.sums(variable, tf.constant(masks)))
     return tape.gradient(result, variable).numpy()
+
+
+@pytest.mark.parametrize("spread", [1, 30, 500, 1e4])
+def test_the_logarithm_of_a_labels_probability_is_right_however_small_that_is(
+    spread: float,
+) -> None:
+    logits, masks = batch()
+    logits *= spread
+    pixels = Pixels(tf.constant(logits), tf.constant(masks))
+    labels = np.where(masks == 255, 0, masks).astype(np.int64)
+    every = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
+    right = np.take_along_axis(every, labels[..., np.newaxis], -1)
+    np.testing.assert_allclose(pixels.own, right.ravel(), rtol=1e-5, atol=1e-6)
 
 
 def numpy_cross_entropy(

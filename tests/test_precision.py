@@ -27,6 +27,7 @@ from trainer import recipes
 from trainer.engine import loop, options, precisions, steps
 from trainer.engine.job import Job
 from trainer.errors import SeamlineError
+from trainer.model.normalization import FusedBatchNorm
 from trainer.model.unet import ModelSpec, build_model
 
 
@@ -258,7 +259,7 @@ def test_on_a_cpu_dense_convolutions_alone_are_in_bfloat16(decoder: str) -> None
 def test_on_a_gpu_all_layers_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     low = small_unet("bfloat16")
-    assert computed_in(low, keras.layers.BatchNormalization) == {"bfloat16"}
+    assert computed_in(low, FusedBatchNorm) == {"bfloat16"}
     assert low.output.dtype == "float32"
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.labels import IGNORE_LABEL
 from trainer.model.losses import Sum
+from trainer.model.pixels import Pixels
 
 
 def add_over_replicas(values: Any) -> Any:
@@ -53,13 +53,11 @@ def hits(logits: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
       logits: float32 `[B, H, W, C]`.
       masks: uint8 `[B, H, W]`.
     """
-    labels = tf.reshape(masks, [-1])
-    valid = tf.not_equal(labels, IGNORE_LABEL)
-    # A third of the time of argmax, 35 ms for 16 masks of 128² and 59 classes.
-    right = valid & tf.math.in_top_k(
-        tf.cast(labels, tf.int32), tf.reshape(logits, [-1, logits.shape[-1]]), k=1
-    )
-    return [tf.math.count_nonzero(right), tf.math.count_nonzero(valid)]
+    pixels = Pixels(logits, masks)
+    # The loss has made the same, and TensorFlow computes it once: argmax would be 33 ms
+    # of a step of 64 masks of 128² and 59 classes.
+    right = pixels.valid * tf.cast(pixels.own_logits >= pixels.top, tf.float32)
+    return [tf.math.count_nonzero(right), tf.math.count_nonzero(pixels.valid)]
 
 
 def apply_gradients(
