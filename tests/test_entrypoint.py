@@ -78,7 +78,8 @@ def test_a_command_without_a_handler_of_its_own_ends_too(tmp_path: Path) -> None
         "from trainer import flags\n"
         "def main(argv):\n"
         "    print('here', flush=True)\n"
-        "    time.sleep(60)\n"
+        # One long sleep would not end for a signal that comes just before it.
+        "    while True: time.sleep(0.1)\n"
         "flags.run(main)\n",
         "utf-8",
     )

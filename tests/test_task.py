@@ -388,8 +388,8 @@ def test_all_options_work_together(
     assert (tmp_path / "run" / "report.html").exists()
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    # Steps whose gradients overflow do not count.
-    assert 1e-5 <= rows[-1]["learning_rate"] < rows[0]["learning_rate"] <= 2e-3
+    # Steps whose gradients overflow do not count; the floor is a float32.
+    assert 0.99e-5 < rows[-1]["learning_rate"] < rows[0]["learning_rate"] <= 2e-3
     model = json.loads((tmp_path / "run" / "model.json").read_text())
     assert model["precision"] == "float16"
     shares = read_card(str(records_dir)).frequencies("train")
