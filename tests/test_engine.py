@@ -20,7 +20,7 @@ from trainer.data.order import Order
 from trainer.engine import loop, pace, state, steps, strategy
 from trainer.engine.job import Job
 from trainer.engine.schedules import build_optimizer
-from trainer.engine.strategy import build_strategy
+from trainer.engine.strategy import build_strategy, distribute
 from trainer.errors import SeamlineError, Stopped
 from trainer.limits import Limits
 from trainer.model import losses
@@ -170,6 +170,16 @@ def test_a_step_begins_when_its_wait_for_input_has_been_taken(
     [waited] = seen[-1].op.control_inputs
     [added] = [x.op for x in waited.inputs if x.op.type == "Sub"]
     assert [x.op.type for x in added.inputs] == ["Timestamp", "Timestamp"]
+
+
+def test_an_iterator_of_one_replica_is_left_without_waiting(tmp_path: Path) -> None:
+    """Distributed ones have an autotuner, which TensorFlow waits for."""
+    job = make_job(tmp_path / "run", one_device())
+    batches = job.stream.batches(0, 1)
+    assert not batches.options().autotune.enabled
+    assert distribute(job.strategy, batches) is batches
+    assert type(steps.training_iterator(job, 0)) is type(iter(batches))
+    assert distribute(two_replicas(), batches) is not batches
 
 
 def test_two_replicas_train_as_one_device_does(

@@ -17,6 +17,7 @@ from trainer.benchmarks.settings import Settings
 from trainer.engine import options
 from trainer.engine.job import Job, build_job, build_spec
 from trainer.engine.steps import compile_training, training_iterator
+from trainer.engine.strategy import distribute
 
 _STEPS = 20
 _WARM = 2
@@ -157,7 +158,9 @@ def one_batch(job: Job) -> Iterator:
     parts = [tf.split(part, replicas) for part in batch]
     pieces = tuple(tf.stack(part) for part in parts)
     dataset = tf.data.Dataset.from_tensor_slices(pieces).repeat().prefetch(replicas)
-    return iter(job.strategy.distribute_datasets_from_function(lambda _: dataset))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return iter(distribute(job.strategy, dataset.with_options(options)))
 
 
 def _run(run_steps: Callable, batches: Iterator, count: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from trainer.data import inputs
 from trainer.engine import head, workers
 from trainer.engine.accumulation import Accumulation
 from trainer.engine.job import Job
-from trainer.engine.strategy import share_of
+from trainer.engine.strategy import distribute, share_of
 from trainer.engine.updates import add_over_replicas, apply_gradients, hits
 from trainer.labels import IGNORE_LABEL
 from trainer.model.unet import still_batch_norms
@@ -31,11 +31,7 @@ _WATCHED = 4
 def training_iterator(job: Job, start: int) -> Iterator:
     """Batches from step `start` to the end, for the job's strategy."""
     stop, share = job.epochs * job.steps_per_epoch, share_of(job.strategy)
-    return iter(
-        job.strategy.distribute_datasets_from_function(
-            lambda _: job.stream.batches(start, stop, share)
-        )
-    )
+    return iter(distribute(job.strategy, job.stream.batches(start, stop, share)))
 
 
 def compile_training(job: Job) -> Callable:
@@ -213,14 +209,13 @@ def compile_validation(job: Job) -> Callable[[], Validation]:
     """A function that validates on all examples, each counted once."""
     strategy, classes = job.strategy, job.classes
     batch_size = _validation_batch(job)
-    dataset = strategy.distribute_datasets_from_function(
-        lambda _: inputs.ordered_batches(
-            job.val,
-            batch_size=batch_size,
-            limits=job.stream.limits,
-            share=share_of(strategy),
-        )
+    batches = inputs.ordered_batches(
+        job.val,
+        batch_size=batch_size,
+        limits=job.stream.limits,
+        share=share_of(strategy),
     )
+    dataset = distribute(strategy, batches)
 
     def step(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
         logits = job.model(images, training=False)
