@@ -14,7 +14,9 @@ def fuse_batch_norms(layers: list[keras.layers.Layer]) -> None:
     Weights, their names and files stay the same, and values within rounding.
     """
     for layer in layers:
-        if type(layer) is keras.layers.BatchNormalization:
+        # Renormalization is of later versions of Keras.
+        plain = not getattr(layer, "renorm", False)
+        if plain and type(layer) is keras.layers.BatchNormalization:
             # keras.applications makes the layers; see `folding`.
             layer.__class__ = FusedBatchNorm
 
@@ -32,7 +34,7 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
         """`[B, H, W, C]` -> the same shape; else as Keras' own."""
         learning = training and self.trainable
         # The operation knows one replica alone, and images.
-        if not learning or self.synchronized or self.renorm or len(inputs.shape) != 4:
+        if not learning or self.synchronized or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
         x = tf.cast(inputs, tf.float32)
         ones = tf.ones([x.shape[-1]])
