@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.test_folding import SPEC
 from trainer.model.normalization import FusedBatchNorm, fuse_batch_norms
-from trainer.model.unet import ModelSpec, batch_norms, build_model
+from trainer.model.unet import batch_norms, build_model
 
 RNG = np.random.default_rng(0)
 
@@ -91,17 +94,7 @@ def test_low_precision_in_is_low_precision_out() -> None:
 
 @pytest.mark.parametrize("training", ["frozen", "finetune", "full"])
 def test_a_model_learns_by_fused_batch_norms_alone(training: str) -> None:
-    spec = ModelSpec(
-        encoder="mobilenetv2",
-        encoder_training=training,
-        preprocessing="encoder",
-        image_size=32,
-        batch_norm_momentum=0.9,
-        precision="float32",
-        label_names=["ground", "shirt"],
-        decoder="lateral",
-    )
-    model = build_model(spec)
+    model = build_model(dataclasses.replace(SPEC, encoder_training=training))
 
     @tf.function
     def step(x: tf.Tensor) -> tf.Tensor:
