@@ -36,10 +36,10 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
         # The operation knows one replica alone, and images.
         if not learning or self.synchronized or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
-        x = tf.cast(inputs, tf.float32)
-        ones = tf.ones([x.shape[-1]])
+        # It reads and writes 16 bits as they are, and reckons in float32.
+        ones = tf.ones([inputs.shape[-1]])
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x,
+            x=inputs,
             scale=tf.convert_to_tensor(self.gamma) if self.scale else ones,
             offset=tf.convert_to_tensor(self.beta) if self.center else 0 * ones,
             mean=[],
@@ -47,11 +47,11 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
         # Its variance is that of a sample, n / (n - 1) times that of Keras.
         self._follow(self.moving_mean, mean)
         self._follow(self.moving_variance, variance * (count - 1) / count)
-        return tf.cast(outputs, self.compute_dtype)
+        return outputs
 
     def _follow(self, moving: keras.Variable, now: tf.Tensor) -> None:
         moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
