@@ -31,7 +31,7 @@ from trainer.engine.loop import Training
 from trainer.engine.state import Checkpoints, Progress
 from trainer.engine.steps import compile_training
 from trainer.labels import IGNORE_LABEL
-from trainer.model.unet import batch_norms, build_model
+from trainer.model.unet import as_of_keras, build_model
 from trainer.recipes import RECIPES, Recipe
 
 CASES = {
@@ -191,9 +191,7 @@ def _plain_keras(job: Job, recipe: Recipe, label_names: list[str]) -> keras.Mode
     spec = dataclasses.replace(spec, encoder_training="full")
     # On one device nobody has a strategy, and with one Keras goes without XLA.
     with job.strategy.scope() if several else contextlib.nullcontext():
-        model = build_model(spec, synchronized=several)
-        for layer in batch_norms(model):
-            layer.__class__ = keras.layers.BatchNormalization
+        model = as_of_keras(build_model(spec, synchronized=several))
         model.get_layer(spec.encoder).trainable = recipe.encoder_training != "frozen"
         optimizer = keras.optimizers.get(recipe.optimizer)
         optimizer.learning_rate = recipe.learning_rate

@@ -152,7 +152,8 @@ class Sum:
 
     def sums(self, logits: tf.Tensor, masks: tf.Tensor) -> list[list[tf.Tensor]]:
         """Float logits `[B, H, W, C]`, uint8 masks `[B, H, W]` -> sums of each."""
-        pixels = Pixels(tf.cast(logits, tf.float32), masks)
+        logits = tf.cast(logits, tf.float32)
+        pixels = Pixels(logits, masks, by_class=self.needs_logits)
         return [term.sums(pixels) for term in self._terms]
 
     def sums_of_masks(self, masks: tf.Tensor) -> list[list[tf.Tensor]]:

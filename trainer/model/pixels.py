@@ -30,13 +30,17 @@ class Truth:
 class Pixels(Truth):
     """A batch of logits beside its masks.
 
-    Attributes:
+    Args:
       logits: float32 `[B, H, W, C]`.
+      masks: uint8 `[B, H, W]`.
+      by_class: whether gradients go through `predicted` too.
     """
 
-    def __init__(self, logits: tf.Tensor, masks: tf.Tensor) -> None:
+    def __init__(
+        self, logits: tf.Tensor, masks: tf.Tensor, *, by_class: bool = True
+    ) -> None:
         super().__init__(masks)
-        self.logits = logits
+        self.logits, self._by_class = logits, by_class
 
     @functools.cached_property
     def flat(self) -> tf.Tensor:
@@ -56,7 +60,7 @@ class Pixels(Truth):
     @property
     def own(self) -> tf.Tensor:
         """Logarithm of the probability of each pixel's label, float32 `[N]`."""
-        return self._of_softmax[0]
+        return self._of_softmax[0] if self._by_class else self._alone
 
     @property
     def predicted(self) -> tf.Tensor:
@@ -64,8 +68,38 @@ class Pixels(Truth):
         return self._of_softmax[1]
 
     @functools.cached_property
+    def _alone(self) -> tf.Tensor:
+        return _own(self.flat, self.labels)
+
+    @functools.cached_property
     def _of_softmax(self) -> tuple[tf.Tensor, tf.Tensor]:
         return _own_and_predicted(self.flat, self.labels, self.valid)
+
+
+@tf.custom_gradient
+def _own(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """`log p[i, labels[i]]` alone, whose gradient is `own_i ([c = label_i] - p_ic)`.
+
+    See `_own_and_predicted`, of whose gradient this is half the work.
+    """
+    softmax = tf.nn.softmax(logits)
+
+    def gradient(by_own: tf.Tensor) -> tuple[tf.Tensor, None]:
+        missing = tf.one_hot(labels, logits.shape[-1]) - softmax
+        return missing * by_own[:, tf.newaxis], None
+
+    return _log_of_own(softmax, logits, labels), gradient
+
+
+def _log_of_own(softmax: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The logarithm of the label's probability, float32 `[N]`.
+
+    That of the softmax takes three times as long as itself, so it is reckoned from that
+    of the most likely class, which is no small number.
+    """
+    log_of_top = tf.math.log(tf.reduce_max(softmax, axis=-1))
+    below_top = tf.gather(logits, labels, batch_dims=1) - tf.reduce_max(logits, axis=-1)
+    return below_top + log_of_top
 
 
 @tf.custom_gradient
@@ -78,13 +112,10 @@ def _own_and_predicted(
     the gradients of gather and of reductions as long again: 224 ms for cross-entropy
     and Dice of 16 masks of 128² and 59 classes. With the gradient in closed form, which
     is `own_i ([c = label_i] - p_ic)` and `valid_i p_ic (d_c - sum_k p_ik d_k)`, both
-    share one softmax. Its logarithm takes three times as long as itself, so that of the
-    label is reckoned from that of the most likely class, which is no small number.
+    share one softmax.
     """
     softmax = tf.nn.softmax(logits)
-    log_of_top = tf.math.log(tf.reduce_max(softmax, axis=-1))
-    below_top = tf.gather(logits, labels, batch_dims=1) - tf.reduce_max(logits, axis=-1)
-    own = below_top + log_of_top
+    own = _log_of_own(softmax, logits, labels)
     predicted = tf.matmul(valid[tf.newaxis], softmax)[0]
 
     def gradient(

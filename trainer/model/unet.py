@@ -15,9 +15,9 @@ from trainer.model import decoders, encoders
 from trainer.model.adjustment import LogitAdjustment, rarity_offsets
 from trainer.model.enlarging import Enlarging
 from trainer.model.folding import fold_batch_norms
-from trainer.model.normalization import fuse_batch_norms
+from trainer.model.normalization import FusedBatchNorm, fuse_batch_norms
 from trainer.model.stages import encoder_of
-from trainer.model.transposed import SkipTranspose
+from trainer.model.transposed import HastyTranspose, hasten_transposes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,24 @@ def build_model(
     # After the above, which knows layers by their exact type.
     fold_batch_norms(encoder_of(model, spec.encoder))
     fuse_batch_norms(batch_norms(model))
+    hasten_transposes(model._flatten_layers())
     if synchronized:
         for layer in batch_norms(model):
             layer.synchronized = True
+    return model
+
+
+def as_of_keras(model: keras.Model) -> keras.Model:
+    """Has the layers compute by Keras' own code again; for a spec that learns in full.
+
+    Others have layers with no counterpart, see `folding`.
+    """
+    kinds = {
+        FusedBatchNorm: keras.layers.BatchNormalization,
+        HastyTranspose: keras.layers.Conv2DTranspose,
+    }
+    for layer in model._flatten_layers():
+        layer.__class__ = kinds.get(type(layer), type(layer))
     return model
 
 
@@ -142,7 +157,7 @@ def _convolve_in_bfloat16(model: keras.Model) -> None:
     docs/training.md has what it gains.
     """
     policy = keras.DTypePolicy("mixed_bfloat16")
-    dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, SkipTranspose)
+    dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, HastyTranspose)
     for layer in model._flatten_layers():
         if type(layer) in dense:
             layer.dtype_policy = policy

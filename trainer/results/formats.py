@@ -29,7 +29,7 @@ from trainer.data.images import resize_image
 from trainer.engine import runs, state
 from trainer.errors import SeamlineError
 from trainer.model.stages import head_of
-from trainer.model.unet import ModelSpec, build_model
+from trainer.model.unet import ModelSpec, as_of_keras, build_model
 from trainer.results import agreement
 from trainer.results.agreement import Labels
 from trainer.results.export import Serving, export_model, write_classes
@@ -84,13 +84,13 @@ def _for_serving_alone(model: keras.Model, spec: ModelSpec) -> keras.Model:
     """The same of plain layers in float32, its offsets a part of the head's bias.
 
     These runtimes have no bfloat16 (weights are float32 always). TFLite's converter
-    cannot save the gradient of its own that a decoder has on a frozen encoder, and
+    cannot save the gradients of their own that transposed convolutions have, and
     int8 takes the labels from dequantized logits where offsets are added last.
     """
     plain = dataclasses.replace(
         spec, precision="float32", encoder_training="full", logit_adjustment=0.0
     )
-    found = build_model(plain)
+    found = as_of_keras(build_model(plain))
     found.set_weights(model.get_weights())
     if spec.logit_offsets:
         # What comes after it, bilinear upsampling at most, keeps constants.
