@@ -28,6 +28,7 @@ from trainer.engine import loop, options, precisions, steps
 from trainer.engine.job import Job
 from trainer.errors import SeamlineError
 from trainer.model.normalization import FusedBatchNorm
+from trainer.model.transposed import HastyTranspose
 from trainer.model.unet import ModelSpec, build_model
 
 
@@ -239,14 +240,16 @@ def computed_in(model: keras.Model, *kinds: type[keras.Layer]) -> set[str]:
     return {x.compute_dtype for x in layers}
 
 
+DENSE = (keras.layers.Conv2D, HastyTranspose)
+
+
 @pytest.mark.parametrize("decoder", ["lateral", "pix2pix"])
-def test_on_a_cpu_dense_convolutions_alone_are_in_bfloat16(decoder: str) -> None:
+def test_on_a_cpu_dense_convolutions_are_in_bfloat16(decoder: str) -> None:
     low, exact = small_unet("bfloat16", decoder), small_unet("float32", decoder)
     layers = keras.layers
-    kinds = (layers.Conv2D, layers.Conv2DTranspose)
-    assert computed_in(low, *kinds) == {"bfloat16"}
-    others = (layers.DepthwiseConv2D, layers.BatchNormalization, layers.ReLU)
-    assert computed_in(low, *others) == {"float32"}
+    assert computed_in(low, *DENSE) == {"bfloat16"}
+    others = (FusedBatchNorm, layers.DepthwiseConv2D, layers.ReLU, layers.Add)
+    assert computed_in(low.get_layer("mobilenetv2"), *others) == {"float32"}
     assert {x.dtype for x in low.weights} == {"float32"}
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     found, expected = low(images), exact(images)
@@ -254,6 +257,36 @@ def test_on_a_cpu_dense_convolutions_alone_are_in_bfloat16(decoder: str) -> None
     spread = float(tf.math.reduce_std(expected))
     difference = float(tf.reduce_max(tf.abs(found - expected)))
     assert 0 < difference < 0.2 * spread
+
+
+def test_on_a_cpu_the_rest_of_the_lateral_decoder_is_in_float32() -> None:
+    low = small_unet("bfloat16", "lateral")
+    rest = [x for x in low.layers if type(x) not in DENSE]
+    assert {x.compute_dtype for x in rest} == {"float32"}
+
+
+def test_what_lies_between_convolutions_in_bfloat16_rounds_as_they_would() -> None:
+    low, plain = small_unet("bfloat16", "pix2pix"), small_unet("bfloat16", "pix2pix")
+    plain.set_weights(low.get_weights())
+    kinds = (FusedBatchNorm, keras.layers.ReLU, keras.layers.Concatenate)
+    for layer in plain._flatten_layers():
+        if type(layer) in kinds:
+            layer.dtype_policy = keras.DTypePolicy("float32")
+    blocks = [x for x in low.layers if isinstance(x, keras.Sequential)]
+    assert len(blocks) == 4
+    assert {computed_in(x, *kinds).pop() for x in blocks} == {"bfloat16"}
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(low(images), plain(images))
+    steps = [gradients_of(x, images) for x in (low, plain)]
+    for found, right in zip(*steps, strict=True):
+        scale = np.abs(right).max()
+        np.testing.assert_allclose(found / scale, right / scale, atol=2**-6)
+
+
+def gradients_of(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean(tf.math.square(model(images, training=True)))
+    return [x.numpy() for x in tape.gradient(value, model.trainable_variables)]
 
 
 def test_on_a_gpu_all_layers_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -116,12 +117,15 @@ def run(
         shares = seen.frequencies("train")
         spec = build_spec(recipe, seen.label_names, precision, shares)
         terms = (run_dir, spec, recipe, seen, seed, devices, stream, val)
-        job = build_job(*terms, compiled)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, compiled, notices, merged)
-        _train(job, spec, config, patience=recipe.patience, **calls, **training)
+        training |= {"patience": recipe.patience, **calls}
+        # Held here, the trained model and its compiled steps would outlive their use.
+        _train(build_job(*terms, compiled), spec, config, **training)
         if workers.is_chief(devices):
-            _conclude(job, spec, recipe, place, notices, merged, score_size)
+            gc.collect()
+            found = (spec, recipe, place, stream, val)
+            _conclude(run_dir, *found, notices, merged, score_size)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
 
@@ -281,18 +285,20 @@ def open_input(
 
 
 def _conclude(
-    job: Job,
+    run_dir: str,
     spec: ModelSpec,
     recipe: Recipe,
     place: tuple[str, Card],
+    stream: Stream,
+    val: Examples,
     notices: list[str],
     groups: LabelGroups | None,
     score_size: int,
 ) -> None:
     """Scores, export, pictures and report of the best model."""
-    run_dir, val, (records_dir, card) = job.run_dir, job.val, place
+    records_dir, card = place
     log.info("%s: scores, pictures and export", CONCLUSION)
-    keras.utils.set_random_seed(job.stream.seed)
+    keras.utils.set_random_seed(stream.seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
     shown, _ = val.fetch(shown_examples(len(val)))
     untrained = evaluation.compile_predictor(model)(shown)
@@ -312,7 +318,7 @@ def _conclude(
         card=card,
         contents=grouping.group_contents(records_dir, card, groups),
         scores=scores,
-        train=job.stream.examples,
+        train=stream.examples,
         val=val,
         predict=lambda photos: predict(photos)[0],
         untrained=untrained,
