@@ -179,7 +179,8 @@ def test_validation_takes_parts_too_and_finds_the_same(
     monkeypatch.setattr(inputs, "ordered_batches", ordered_batches)
     strategy = devices()
     for limit, accumulate in ((4, 1), (1, 1), (4, 2)):
-        monkeypatch.setattr(head, "LOGITS_BYTES", limit * ONE_EXAMPLE)
+        # Validation takes four times as many as a step.
+        monkeypatch.setattr(head, "LOGITS_BYTES", limit * ONE_EXAMPLE // 4)
         place = tmp_path / f"{limit} {accumulate}"
         job = job_with(place, strategy, {}, accumulate=accumulate)
         found.append(steps.compile_validation(job)())

@@ -207,8 +207,15 @@ def _pipeline(
 ) -> tf.data.Dataset:
     first, local = share.first, share.local
     slots = tf.data.Dataset.range(start * local, stop * local)
+
+    # Whatever depends on a tensor is an op; to look for branches in all functions that
+    # are called takes a second.
+    @tf.autograph.experimental.do_not_convert
+    def of_slot(slot: tf.Tensor) -> Pair:
+        return batch(slot // local, first + slot % local)
+
     dataset = slots.map(
-        lambda slot: batch(slot // local, first + slot % local),
+        of_slot,
         num_parallel_calls=parallel_calls(reckoned, limits, local),
         deterministic=True,
     )

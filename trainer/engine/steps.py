@@ -26,6 +26,7 @@ from trainer.model.unet import still_batch_norms
 log = logging.getLogger("seamline")
 
 _WATCHED = 4
+_MORE_WITHOUT_GRADIENTS = 4
 
 
 def training_iterator(job: Job, start: int) -> Iterator:
@@ -163,11 +164,15 @@ def _gradients_of(job: Job, variables: list[keras.Variable]) -> Callable:
 
 def _parts(job: Job) -> int:
     """How many times a replica takes a part of its examples where logits are wide."""
+    return _parts_within(job, head.LOGITS_BYTES)
+
+
+def _parts_within(job: Job, limit: int) -> int:
     # What it costs on a GPU, where each part is some launches more, is not measured.
     if tf.config.list_logical_devices("GPU"):
         return 1
     examples = job.batch_size // job.strategy.num_replicas_in_sync
-    return head.count_parts(examples, job.model, head.LOGITS_BYTES)
+    return head.count_parts(examples, job.model, limit)
 
 
 class Validation(NamedTuple):
@@ -201,8 +206,14 @@ def watched(job: Job) -> list[int]:
 
 
 def _validation_batch(job: Job) -> int:
-    """Examples at once, over all replicas: no more than a step takes at once."""
-    return job.batch_size // max(_parts(job), job.accumulate)
+    """Examples at once, over all replicas: no more than a step takes at once.
+
+    Where logits are wide, four times as many as those a step takes a part of: without
+    gradients they take less memory, and a quarter less time than one by one (170 masks
+    of 128² and 59 classes: 1.36 s in batches of 4, 0.99 s in batches of 16).
+    """
+    parts = _parts_within(job, _MORE_WITHOUT_GRADIENTS * head.LOGITS_BYTES)
+    return job.batch_size // max(parts, job.accumulate)
 
 
 def compile_validation(job: Job) -> Callable[[], Validation]:
@@ -233,7 +244,7 @@ def compile_validation(job: Job) -> Callable[[], Validation]:
         sums = add_over_replicas(job.loss.sums(logits, masks))
         return counts, sums, tf.cast(labels, tf.uint8)
 
-    @tf.function
+    @tf.function(autograph=False)
     def run_step(images: tf.Tensor, masks: tf.Tensor) -> Any:
         outputs = strategy.run(step, args=(images, masks))
         return tf.nest.map_structure(
