@@ -49,12 +49,25 @@ def test_auto_does_not_measure_what_xla_cannot_compile(
     assert told.startswith("XLA: off; on a CPU, XLA cannot compile")
 
 
+def test_auto_is_off_where_too_few_steps_pay_for_compiling(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratios = iter([3.0])
+    monkeypatch.setattr(compilation, "speed", lambda precision: next(ratios))
+    found, told = settled(caplog, LATERAL, 1, "float32", None, 2299)
+    assert not found
+    assert told.startswith("XLA: off; compiling takes a minute that 2299 steps")
+    found, _ = settled(caplog, LATERAL, 1, "float32", None, 2300)
+    assert found
+    assert compilation.settle("true", LATERAL, 1, "float32", None, 1) is True
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_a_run_that_goes_on_is_compiled_as_it_began(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
     monkeypatch.setattr(compilation, "speed", lambda precision: pytest.fail("measured"))
-    found, told = settled(caplog, LATERAL, 1, "float32", before)
+    found, told = settled(caplog, LATERAL, 1, "float32", before, 1)
     assert found is before
     assert told == f"XLA: {'on' if before else 'off'}, as this run began"
     found, told = settled(caplog, LATERAL, 2, "float32", before)

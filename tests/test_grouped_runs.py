@@ -201,10 +201,20 @@ def test_a_run_goes_on_compiled_as_it_began(
     records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "run" / "config.json"
+    monkeypatch.setattr(compilation, "_PAYS_AFTER", 1)
     for ratio in (1.5, 0.5):
         monkeypatch.setattr(compilation, "speed", lambda precision, x=ratio: x)
         train(records_dir, tmp_path / "run", xla="auto")
         assert json.loads(config.read_text())["xla"] is True
+
+
+def test_a_run_of_few_steps_is_not_compiled(
+    records_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "speed", lambda precision: pytest.fail("measured"))
+    train(records_dir, tmp_path / "run", xla="auto")
+    config = tmp_path / "run" / "config.json"
+    assert json.loads(config.read_text())["xla"] is False
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from trainer.data.plan import SHARD_BYTES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "scale.md").read_text()
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "s": 1, "min": 60, "h": 3600, "": 1}
-A_GPU = 1000
 
 
 def number(text: str) -> float:
@@ -41,13 +40,14 @@ RECORD = figure("bytes of a record (")
 INDEX = figure("bytes of a record's line")
 CARD = figure("bytes of a shard's line")
 EXAMPLE = figure("bytes of an example held")
+ALONE, AMONG_OTHERS = figure("one GPU"), figure("each of several")
 
 
 def test_what_gpus_need_is_multiplied_rightly() -> None:
     rows = table("What GPUs need")
     assert [row[0] for row in rows] == [1, 8, 64, 512]
     for gpus, *found in rows:
-        rate = gpus * A_GPU
+        rate = gpus * (ALONE if gpus == 1 else AMONG_OTHERS)
         expected = [rate, rate / STREAMED, rate / HELD, rate * RECORD]
         expected += [1e6 / rate, 1e8 / rate]
         assert found == pytest.approx(expected, rel=0.04)

@@ -110,18 +110,19 @@ def run(
     workers.refuse_difference(devices, identity)
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
-        compiled = _settle_xla(run_dir, xla, recipe, devices, precision)
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
         stream, val = open_input(recipe, *place, seed, input_limits, merged)
+        total = recipe.epochs * (recipe.steps_per_epoch or stream.steps)
+        compiled = _settle_xla(run_dir, xla, recipe, devices, precision, total)
         seen = _see(recipe, *place, merged)
         shares = seen.frequencies("train")
         spec = build_spec(recipe, seen.label_names, precision, shares)
         terms = (run_dir, spec, recipe, seen, seed, devices, stream, val)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, compiled, notices, merged)
-        training |= {"patience": recipe.patience, **calls}
         # Held here, the trained model and its compiled steps would outlive their use.
-        _train(build_job(*terms, compiled), spec, config, **training)
+        told = {"patience": recipe.patience, **calls, **training}
+        _train(build_job(*terms, compiled), spec, config, **told)
         if workers.is_chief(devices):
             gc.collect()
             found = (spec, recipe, place, stream, val)
@@ -136,12 +137,13 @@ def _settle_xla(
     recipe: Recipe,
     devices: tf.distribute.Strategy,
     precision: str,
+    total: int,
 ) -> bool:
     """As the run began, where it goes on: see `compilation.settle`."""
     begun = state.has_begun(run_dir)
     before = runs.read_config(run_dir).get("xla") if begun else None
     replicas = devices.num_replicas_in_sync
-    return compilation.settle(xla, recipe, replicas, precision, before)
+    return compilation.settle(xla, recipe, replicas, precision, before, total)
 
 
 def _see(

@@ -14,6 +14,8 @@ log = logging.getLogger("seamline")
 
 # Compiling a whole step takes a minute; a few percent never pay for it.
 _FASTER = 1.1
+# On an H200 that of DenseNet121 takes 44 s, and each step then 19 ms less.
+_PAYS_AFTER = 2300
 _TURNS = 5
 
 
@@ -23,8 +25,9 @@ def settle(
     replicas: int,
     precision: str,
     before: bool | None = None,
+    steps: int = _PAYS_AFTER,
 ) -> bool:
-    """Settles "auto": on where XLA can and is faster on this device; says why.
+    """Settles "auto": on where XLA can, is faster on this device and pays; says why.
 
     It measures a stage of a decoder, forth and back, once; that takes seconds.
 
@@ -35,6 +38,7 @@ def settle(
       precision: settled, see `precisions.settle`.
       before: what it was for a run that goes on: a step that is compiled otherwise
         rounds otherwise. None: a new run.
+      steps: of the whole training.
     """
     if xla != "auto":
         return xla == "true"
@@ -44,6 +48,12 @@ def settle(
     if before is not None:
         log.info("XLA: %s, as this run began", "on" if before else "off")
         return before
+    if steps < _PAYS_AFTER:
+        log.info(
+            "XLA: off; compiling takes a minute that %d steps do not win back (%d may)",
+            *(steps, _PAYS_AFTER),
+        )
+        return False
     ratio = speed(precision)
     chosen = ratio >= _FASTER
     log.info(
