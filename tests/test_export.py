@@ -293,7 +293,7 @@ def test_the_tutorials_network_is_converted(run_dir: Path, name: str) -> None:
     spec = dataclasses.replace(spec, encoder_training="frozen", **plain)
     model, wanted = build_model(spec), formats.FORMATS[name]
     kinds = {type(layer).__name__ for layer in model.layers}
-    assert "HastyTranspose" in kinds
+    assert "LightTranspose" in kinds
     content = wanted.convert(formats.Network(model, spec), lambda: np.zeros(0))
     image = photo(32, 32)
     logits = model(image[np.newaxis].astype(np.float32), training=False)[0]

@@ -28,7 +28,7 @@ from trainer.engine import loop, options, precisions, steps
 from trainer.engine.job import Job
 from trainer.errors import SeamlineError
 from trainer.model.normalization import FusedBatchNorm
-from trainer.model.transposed import HastyTranspose
+from trainer.model.transposed import LightTranspose
 from trainer.model.unet import ModelSpec, build_model
 
 
@@ -240,7 +240,7 @@ def computed_in(model: keras.Model, *kinds: type[keras.Layer]) -> set[str]:
     return {x.compute_dtype for x in layers}
 
 
-DENSE = (keras.layers.Conv2D, HastyTranspose)
+DENSE = (keras.layers.Conv2D, LightTranspose)
 
 
 @pytest.mark.parametrize("decoder", ["lateral", "pix2pix"])

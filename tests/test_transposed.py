@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.model.transposed import HastyTranspose, hasten_transposes
+from trainer.model.transposed import LightTranspose, lighten_transposes
 from trainer.model.unet import ModelSpec, as_of_keras, build_model
 
 LEARNING = 3
@@ -19,7 +19,7 @@ def pair(
     learning_channels: int | None = LEARNING, **given: object
 ) -> tuple[keras.layers.Layer, keras.layers.Layer]:
     """The layer and Keras' own, of the same weights."""
-    ours = HastyTranspose(4, 3, learning_channels=learning_channels, **given)
+    ours = LightTranspose(4, 3, learning_channels=learning_channels, **given)
     keras_own = keras.layers.Conv2DTranspose(4, 3, strides=2, padding="same", **given)
     for layer in (ours, keras_own):
         layer.build((None, None, None, 8))
@@ -70,15 +70,15 @@ def test_it_is_keras_transposed_convolution_but_for_the_gradient_of_the_skip(
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kernel", [2, 3, 4])
-def test_one_of_keras_that_is_hastened_computes_the_same(
+def test_one_of_keras_that_is_lightened_computes_the_same(
     size: tuple[int, int], kernel: int
 ) -> None:
     given = {"strides": 2, "padding": "same", "activation": "tanh"}
     keras_own = keras.layers.Conv2DTranspose(4, kernel, **given)
     inputs, above = tensors(*size)
     expected = gradients(keras_own, inputs, above)
-    hasten_transposes([keras_own])
-    assert type(keras_own) is HastyTranspose
+    lighten_transposes([keras_own])
+    assert type(keras_own) is LightTranspose
     for found, right in zip(
         tf.nest.flatten(gradients(keras_own, inputs, above)),
         tf.nest.flatten(expected),
@@ -100,7 +100,7 @@ def test_other_transposed_convolutions_stay_those_of_keras(
     given: dict[str, object],
 ) -> None:
     layer = keras.layers.Conv2DTranspose(4, 3, **given)
-    hasten_transposes([layer])
+    lighten_transposes([layer])
     assert type(layer) is keras.layers.Conv2DTranspose
 
 
@@ -146,7 +146,7 @@ def test_a_frozen_encoder_changes_no_gradient_of_the_decoder() -> None:
     keras_own.get_layer("mobilenetv2").trainable = False
     as_of_keras(keras_own)
     kinds = [type(x) for x in ours._flatten_layers()]
-    assert kinds.count(HastyTranspose) == 5
+    assert kinds.count(LightTranspose) == 5
     assert keras.layers.Conv2DTranspose not in kinds
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     found = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from trainer.model.transposed import HastyTranspose
+from trainer.model.transposed import LightTranspose
 
 UPSAMPLE_FILTERS = (512, 256, 128, 64)
 """Channels of the upsampling blocks, from stride 32 up (the tutorial's)."""
@@ -34,7 +34,7 @@ def upsample(
       filters, size: of the transposed convolution.
       momentum: of the batch norm.
       name: of the block.
-      learning_channels: see `HastyTranspose`; None: all of the input's channels get a
+      learning_channels: see `LightTranspose`; None: all of the input's channels get a
         gradient.
     """
     return keras.Sequential(
@@ -60,7 +60,7 @@ def _transposed(
         return keras.layers.Conv2DTranspose(
             filters, size, strides=2, padding="same", **given
         )
-    return HastyTranspose(filters, size, learning_channels=learning_channels, **given)
+    return LightTranspose(filters, size, learning_channels=learning_channels, **given)
 
 
 def pix2pix(

@@ -12,8 +12,8 @@ _AS_MATRICES_UP_TO = 16
 """Height of inputs up to which a product of matrices is the faster gradient."""
 
 
-def hasten_transposes(layers: list[keras.layers.Layer]) -> None:
-    """Has Keras' own transposed convolutions among these layers do the same sooner.
+def lighten_transposes(layers: list[keras.layers.Layer]) -> None:
+    """Has Keras' own transposed convolutions among these layers do less work.
 
     Those by strides of 2, which decoders are made of. Weights, their names and files
     stay the same, and values within rounding.
@@ -23,11 +23,11 @@ def hasten_transposes(layers: list[keras.layers.Layer]) -> None:
             continue
         if (layer.strides, layer.padding, layer.output_padding) == _KNOWN:
             # As a batch norm is fused, see `normalization`.
-            layer.__class__ = HastyTranspose
+            layer.__class__ = LightTranspose
             layer.learning_channels = None
 
 
-class HastyTranspose(keras.layers.Conv2DTranspose):
+class LightTranspose(keras.layers.Conv2DTranspose):
     """`Conv2DTranspose` by strides of 2, also for inputs joined to a frozen skip.
 
     Same weights, same outputs, same gradients of the weights. Where only the first

@@ -17,7 +17,7 @@ from trainer.model.enlarging import Enlarging
 from trainer.model.folding import fold_batch_norms
 from trainer.model.normalization import FusedBatchNorm, fuse_batch_norms
 from trainer.model.stages import encoder_of
-from trainer.model.transposed import HastyTranspose, hasten_transposes
+from trainer.model.transposed import LightTranspose, lighten_transposes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def build_model(
     # After the above, which knows layers by their exact type.
     fold_batch_norms(encoder_of(model, spec.encoder))
     fuse_batch_norms(batch_norms(model))
-    hasten_transposes(model._flatten_layers())
+    lighten_transposes(model._flatten_layers())
     if synchronized:
         for layer in batch_norms(model):
             layer.synchronized = True
@@ -119,7 +119,7 @@ def as_of_keras(model: keras.Model) -> keras.Model:
     """
     kinds = {
         FusedBatchNorm: keras.layers.BatchNormalization,
-        HastyTranspose: keras.layers.Conv2DTranspose,
+        LightTranspose: keras.layers.Conv2DTranspose,
     }
     for layer in model._flatten_layers():
         layer.__class__ = kinds.get(type(layer), type(layer))
@@ -159,7 +159,7 @@ def _convolve_in_bfloat16(model: keras.Model) -> None:
     both gain.
     """
     policy = keras.DTypePolicy("mixed_bfloat16")
-    dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, HastyTranspose)
+    dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, LightTranspose)
     found = [x for x in model._flatten_layers() if type(x) in dense]
     for layer in model.layers:
         if isinstance(layer, keras.Sequential):
