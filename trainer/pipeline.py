@@ -111,22 +111,18 @@ def run(
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
-        stream, val = open_input(recipe, *place, seed, input_limits, merged)
-        total = recipe.epochs * (recipe.steps_per_epoch or stream.steps)
-        compiled = _settle_xla(run_dir, xla, recipe, devices, precision, total)
+        splits = open_input(recipe, *place, seed, input_limits, merged)
+        compiled = _settle_xla(run_dir, xla, recipe, devices, precision, splits[0])
         seen = _see(recipe, *place, merged)
         shares = seen.frequencies("train")
         spec = build_spec(recipe, seen.label_names, precision, shares)
-        terms = (run_dir, spec, recipe, seen, seed, devices, stream, val)
+        terms = (run_dir, spec, recipe, seen, seed, devices, *splits)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, compiled, notices, merged)
-        # Held here, the trained model and its compiled steps would outlive their use.
         told = {"patience": recipe.patience, **calls, **training}
         _train(build_job(*terms, compiled), spec, config, **told)
         if workers.is_chief(devices):
-            gc.collect()
-            found = (spec, recipe, place, stream, val)
-            _conclude(run_dir, *found, notices, merged, score_size)
+            _conclude(run_dir, spec, recipe, place, splits, notices, merged, score_size)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
 
@@ -137,13 +133,14 @@ def _settle_xla(
     recipe: Recipe,
     devices: tf.distribute.Strategy,
     precision: str,
-    total: int,
+    stream: Stream,
 ) -> bool:
     """As the run began, where it goes on: see `compilation.settle`."""
     begun = state.has_begun(run_dir)
     before = runs.read_config(run_dir).get("xla") if begun else None
     replicas = devices.num_replicas_in_sync
-    return compilation.settle(xla, recipe, replicas, precision, before, total)
+    steps = recipe.epochs * (recipe.steps_per_epoch or stream.steps)
+    return compilation.settle(xla, recipe, replicas, precision, before, steps)
 
 
 def _see(
@@ -218,7 +215,10 @@ def _place(
 
 
 def _train(job: Job, spec: ModelSpec, config: dict[str, Any], **values: Any) -> None:
-    """Trains to the end; of several workers the chief alone draws for TensorBoard."""
+    """Trains to the end; of several workers the chief alone draws for TensorBoard.
+
+    The caller holds no job: model and compiled steps would outlive their use.
+    """
     run_dir = job.run_dir
     if workers.is_chief(job.strategy):
         begun = state.has_begun(run_dir)
@@ -291,14 +291,15 @@ def _conclude(
     spec: ModelSpec,
     recipe: Recipe,
     place: tuple[str, Card],
-    stream: Stream,
-    val: Examples,
+    splits: tuple[Stream, Examples],
     notices: list[str],
     groups: LabelGroups | None,
     score_size: int,
 ) -> None:
     """Scores, export, pictures and report of the best model."""
-    records_dir, card = place
+    (records_dir, card), (stream, val) = place, splits
+    # What the training leaves behind goes round in circles.
+    gc.collect()
     log.info("%s: scores, pictures and export", CONCLUSION)
     keras.utils.set_random_seed(stream.seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
