@@ -92,6 +92,18 @@ def test_low_precision_in_is_low_precision_out() -> None:
     assert_alike(tf.cast(found, tf.float32), tf.cast(right, tf.float32))
 
 
+def test_no_activations_are_cast_around_it() -> None:
+    _, fused = norms(dtype="mixed_bfloat16")
+
+    @tf.function
+    def step(x: tf.Tensor) -> tf.Tensor:
+        return fused(x, training=True)
+
+    graph = step.get_concrete_function(tf.zeros([2, 6, 6, 5], tf.bfloat16)).graph
+    [operation] = [x for x in graph.get_operations() if x.type == "FusedBatchNormV3"]
+    assert operation.inputs[0].dtype == operation.outputs[0].dtype == tf.bfloat16
+
+
 @pytest.mark.parametrize("training", ["frozen", "finetune", "full"])
 def test_a_model_learns_by_fused_batch_norms_alone(training: str) -> None:
     model = build_model(dataclasses.replace(SPEC, encoder_training=training))

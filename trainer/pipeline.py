@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -111,18 +110,18 @@ def run(
     run_dir = run_dir or runs.default_run_dir(card, recipe_name, identity)
     with _open_run(devices, run_dir, identity, resume) as (run_dir, calls):
         place = (dataset.stage(prepared.records_dir, stage_dir), card)
-        splits = open_input(recipe, *place, seed, input_limits, merged)
-        compiled = _settle_xla(run_dir, xla, recipe, devices, precision, splits[0])
+        stream, val = open_input(recipe, *place, seed, input_limits, merged)
+        compiled = _settle_xla(run_dir, xla, recipe, devices, precision, stream)
         seen = _see(recipe, *place, merged)
         shares = seen.frequencies("train")
         spec = build_spec(recipe, seen.label_names, precision, shares)
-        terms = (run_dir, spec, recipe, seen, seed, devices, *splits)
+        terms = (run_dir, spec, recipe, seen, seed, devices, stream, val)
+        job = build_job(*terms, compiled)
         values = (recipe_name, recipe, identity, prepared.records_dir)
         config = runs.describe(run_dir, *values, devices, compiled, notices, merged)
-        told = {"patience": recipe.patience, **calls, **training}
-        _train(build_job(*terms, compiled), spec, config, **told)
+        _train(job, spec, config, patience=recipe.patience, **calls, **training)
         if workers.is_chief(devices):
-            _conclude(run_dir, spec, recipe, place, splits, notices, merged, score_size)
+            _conclude(job, spec, recipe, place, notices, merged, score_size)
         # Were one to leave before, a chief that is started again would miss it.
         workers.wait_for_all(devices)
 
@@ -215,10 +214,7 @@ def _place(
 
 
 def _train(job: Job, spec: ModelSpec, config: dict[str, Any], **values: Any) -> None:
-    """Trains to the end; of several workers the chief alone draws for TensorBoard.
-
-    The caller holds no job: model and compiled steps would outlive their use.
-    """
+    """Trains to the end; of several workers the chief alone draws for TensorBoard."""
     run_dir = job.run_dir
     if workers.is_chief(job.strategy):
         begun = state.has_begun(run_dir)
@@ -287,21 +283,18 @@ def open_input(
 
 
 def _conclude(
-    run_dir: str,
+    job: Job,
     spec: ModelSpec,
     recipe: Recipe,
     place: tuple[str, Card],
-    splits: tuple[Stream, Examples],
     notices: list[str],
     groups: LabelGroups | None,
     score_size: int,
 ) -> None:
     """Scores, export, pictures and report of the best model."""
-    (records_dir, card), (stream, val) = place, splits
-    # What the training leaves behind goes round in circles.
-    gc.collect()
+    run_dir, val, (records_dir, card) = job.run_dir, job.val, place
     log.info("%s: scores, pictures and export", CONCLUSION)
-    keras.utils.set_random_seed(stream.seed)
+    keras.utils.set_random_seed(job.stream.seed)
     model = build_model(spec, encoder_weights=recipe.encoder_weights)
     shown, _ = val.fetch(shown_examples(len(val)))
     untrained = evaluation.compile_predictor(model)(shown)
@@ -321,7 +314,7 @@ def _conclude(
         card=card,
         contents=grouping.group_contents(records_dir, card, groups),
         scores=scores,
-        train=stream.examples,
+        train=job.stream.examples,
         val=val,
         predict=lambda photos: predict(photos)[0],
         untrained=untrained,

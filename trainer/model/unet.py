@@ -155,8 +155,8 @@ def _convolve_in_bfloat16(model: keras.Model) -> None:
     """Dense convolutions, which is what CPUs with bfloat16 are faster at.
 
     In the tutorial's decoder also what lies between them: it goes to such convolutions
-    alone, which would round it so, and takes half the memory. docs/training.md has what
-    both gain.
+    alone, which would round it so, and takes half the memory. docs/benchmarks.md has
+    what both gain.
     """
     policy = keras.DTypePolicy("mixed_bfloat16")
     dense = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, LightTranspose)
